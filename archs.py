@@ -1,0 +1,157 @@
+"""UNet and UNet++ (`NestedUNet`), and the way back from a file of weights to the net that it belongs to.
+
+UNet: Ronneberger et al. 2015. UNet++: Zhou et al. 2018. Parameter names are the contract with old checkpoints:
+blocks `conv{level}_{column}`, inside them `conv1 bn1 conv2 bn2`, heads `final` or `final1` … `final4`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+WIDTHS = (32, 64, 128, 256, 512)
+STRIDE = 2 ** (len(WIDTHS) - 1)  # four poolings: sides must be multiples of 16
+
+
+class VGGBlock(nn.Module):
+    """(conv3×3 → BN → ReLU) twice; (N, in_channels, H, W) → (N, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)))
+
+
+class _UNetBase(nn.Module):
+    """What both nets share: the checks, the encoder, pooling and upsampling."""
+
+    def __init__(self, num_classes: int, input_channels: int):
+        super().__init__()
+        for name, value in (("num_classes", num_classes), ("input_channels", input_channels)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        self.num_classes, self.input_channels = num_classes, input_channels
+        self.pool = nn.MaxPool2d(2, 2)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        for level, width in enumerate(WIDTHS):
+            setattr(self, f"conv{level}_0", VGGBlock(WIDTHS[level - 1] if level else input_channels, width))
+
+    def _check(self, x: Tensor) -> None:
+        if torch.jit.is_tracing():  # shapes are symbols then, and the exporter has checked them
+            return
+        if x.ndim != 4 or x.shape[1] != self.input_channels:
+            raise ValueError(f"input must be (N, {self.input_channels}, H, W), not {tuple(x.shape)}")
+        if x.shape[2] % STRIDE or x.shape[3] % STRIDE or not x.shape[2] * x.shape[3]:
+            raise ValueError(f"height and width must be multiples of {STRIDE}, not {x.shape[2]}×{x.shape[3]}")
+
+
+class UNet(_UNetBase):
+    """UNet with widths 32 … 512; one head.
+
+    Args:
+        num_classes: channels of the output, at least 1.
+        input_channels: channels of the input, at least 1.
+        deep_supervision: accepted for symmetry with NestedUNet; True raises ValueError.
+
+    `forward` takes (N, input_channels, H, W), sides multiples of 16, and returns logits (N, num_classes, H, W).
+    Raises ValueError on any other shape.
+    """
+
+    def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):
+        if deep_supervision:
+            raise ValueError("deep_supervision=True: UNet has a single head; use NestedUNet for deep supervision")
+        super().__init__(num_classes, input_channels)
+        for level in range(len(WIDTHS) - 2, -1, -1):
+            name = f"conv{level}_{len(WIDTHS) - 1 - level}"
+            setattr(self, name, VGGBlock(WIDTHS[level] + WIDTHS[level + 1], WIDTHS[level]))
+        self.final = nn.Conv2d(WIDTHS[0], num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        x0_0 = self.conv0_0(x)
+        x1_0 = self.conv1_0(self.pool(x0_0))
+        x2_0 = self.conv2_0(self.pool(x1_0))
+        x3_0 = self.conv3_0(self.pool(x2_0))
+        x4_0 = self.conv4_0(self.pool(x3_0))
+        x3_1 = self.conv3_1(torch.cat([x3_0, self.up(x4_0)], 1))
+        x2_2 = self.conv2_2(torch.cat([x2_0, self.up(x3_1)], 1))
+        x1_3 = self.conv1_3(torch.cat([x1_0, self.up(x2_2)], 1))
+        x0_4 = self.conv0_4(torch.cat([x0_0, self.up(x1_3)], 1))
+        return self.final(x0_4)
+
+
+class NestedUNet(_UNetBase):
+    """UNet++: a pyramid of UNets that share their encoder.
+
+    Args:
+        num_classes: channels of each output, at least 1.
+        input_channels: channels of the input, at least 1.
+        deep_supervision: True gives every column of the top row a head of its own.
+
+    `forward` takes (N, input_channels, H, W), sides multiples of 16, and returns logits (N, num_classes, H, W), or
+    with deep supervision a list of four such tensors, the last being the best. Raises ValueError on any other shape.
+    """
+
+    def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):
+        super().__init__(num_classes, input_channels)
+        self.deep_supervision = deep_supervision
+        depth = len(WIDTHS) - 1
+        for column in range(1, depth + 1):
+            for level in range(depth - column + 1):
+                in_channels = column * WIDTHS[level] + WIDTHS[level + 1]
+                setattr(self, f"conv{level}_{column}", VGGBlock(in_channels, WIDTHS[level]))
+        for head in [f"final{k}" for k in range(1, depth + 1)] if deep_supervision else ["final"]:
+            setattr(self, head, nn.Conv2d(WIDTHS[0], num_classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        self._check(x)
+        rows = []  # rows[level] holds that level's outputs, column by column
+        for level in range(len(WIDTHS)):
+            rows.append([getattr(self, f"conv{level}_0")(self.pool(x) if level else x)])
+            x = rows[level][0]
+            for column in range(1, level + 1):  # the anti-diagonal that this level completes
+                row = rows[level - column]
+                block = getattr(self, f"conv{level - column}_{column}")
+                row.append(block(torch.cat([*row, self.up(rows[level - column + 1][column - 1])], 1)))
+        if self.deep_supervision:
+            return [getattr(self, f"final{k}")(rows[0][k]) for k in range(1, len(WIDTHS))]
+        return self.final(rows[0][-1])
+
+
+ARCHS = {"UNet": UNet, "NestedUNet": NestedUNet}
+
+
+def describe(state_dict: dict[str, Tensor]) -> dict:
+    """Read a net's description off its parameters: `arch num_classes input_channels deep_supervision`.
+
+    Old files record none of it. Raises ValueError where the names are not those of a net of this module.
+    """
+    head = state_dict.get("final.weight", state_dict.get("final4.weight"))
+    stem = state_dict.get("conv0_0.conv1.weight")
+    if head is None or stem is None:
+        raise ValueError(f"these are not the weights of {' or '.join(ARCHS)}: no conv0_0 or no final head among them")
+    return {
+        "arch": "NestedUNet" if "conv0_1.conv1.weight" in state_dict else "UNet",
+        "num_classes": head.shape[0],
+        "input_channels": stem.shape[1],
+        "deep_supervision": "final1.weight" in state_dict,
+    }
+
+
+def from_state_dict(state_dict: dict[str, Tensor]) -> nn.Module:
+    """Build the net that the weights belong to and load them.
+
+    Raises ValueError where the names or shapes are not those of a net of this module.
+    """
+    description = describe(state_dict)
+    model = ARCHS[description.pop("arch")](**description)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:  # torch's wording runs over many lines; the first few name the keys
+        raise ValueError(" ".join(str(error).split())[:300]) from error
+    return model

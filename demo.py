@@ -1,0 +1,194 @@
+"""Segment images with a trained model: the validation split, or any images given by --input."""
+
+import options
+import runtime as rt
+from errors import InputError, one_sentence
+
+if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
+    ARGS = options.parse_demo()
+    rt.require_torch()
+
+import glob
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+import dataset
+import engine
+import metrics
+import pictures
+import utils
+
+ON_SHEET = 24  # pictures on the contact sheet, spread over all images
+
+
+class Gallery:
+    """Writes each image's pictures under `folder`, counts its nuclei, and gathers the contact sheet."""
+
+    def __init__(self, folder: Path, total: int, threshold: float):
+        self.folder, self.threshold = folder, threshold
+        self.on_sheet = set(np.linspace(0, total - 1, min(total, ON_SHEET)).round().astype(int).tolist())
+        self.rows, self.strips, self.added = [], [], 0
+
+    def add(self, name: str, image: np.ndarray, probability: np.ndarray, truth: list[np.ndarray] = ()) -> None:
+        """Take in an image, uint8 BGR (H, W, 3), its probabilities (C, h, w), and true masks, boolean (H, W)."""
+        pictures.write_probabilities(self.folder, name, probability)
+        masks = [pictures.to_mask(channel, *image.shape[:2], self.threshold) for channel in probability]
+        for k, mask in enumerate(masks):
+            pictures.write_image(self.folder / str(k) / f"{name}_mask.png", mask.astype(np.uint8) * 255)
+            nuclei = int(metrics.label_instances(mask).max())
+            self.rows.append({"id": name, "class": k, "nuclei": nuclei, "covered_share": round(float(mask.mean()), 4)})
+        outlined = pictures.overlay(image, masks, truth)
+        pictures.write_image(self.folder / "overlay" / f"{name}.png", outlined)
+        if self.added in self.on_sheet:
+            shown = (probability.max(0) * 255).astype(np.uint8), np.any(masks, 0).astype(np.uint8) * 255
+            # kept at the sheet's size: originals of many megapixels would add up
+            self.strips.append((name, [pictures.fit(picture, 192) for picture in (image, *shown, outlined)]))
+        self.added += 1
+
+    def finish(self, outlines: str) -> None:
+        """Write overview.png and nuclei.csv."""
+        sheet = pictures.contact_sheet(self.strips, ["image", "probability", "mask", outlines])
+        pictures.write_image(self.folder / "overview.png", sheet)
+        with utils.replacing(self.folder / "nuclei.csv") as partial:
+            pd.DataFrame(self.rows).to_csv(partial, index=False)
+
+
+def find_images(inputs: list[str]) -> list[Path]:
+    """Image files that `--input` names: files, folders and globs. Raises InputError where one names none.
+
+    A folder without images of its own is searched through, its `masks` folders left out (Kaggle's raw layout).
+    """
+    found = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            files = [p for p in path.iterdir() if p.suffix.lower() in dataset.IMAGE_EXTENSIONS]
+            deeper = (p for p in path.rglob("*") if "masks" not in p.relative_to(path).parts[:-1])
+            files = files or [p for p in deeper if p.suffix.lower() in dataset.IMAGE_EXTENSIONS]
+        elif path.exists():
+            files = [path]
+        else:
+            files = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
+        if not files:
+            raise InputError(f"--input {text}: no image there ({', '.join(dataset.IMAGE_EXTENSIONS)})")
+        found += sorted(files)
+    return list(dict.fromkeys(found))
+
+
+def unique_names(paths: list[Path]) -> list[str]:
+    """A file name for each image's pictures: its stem, with its folder's name or a number where that is taken."""
+    names, taken = [], set()
+    for path in paths:
+        candidates = [path.stem, f"{path.resolve().parent.name}_{path.stem}"]
+        candidates += [f"{path.stem}_{number}" for number in range(2, len(paths) + 2)]
+        names.append(next(name for name in candidates if name not in taken))
+        taken.add(names[-1])
+    return names
+
+
+def read_any(path: Path) -> np.ndarray:
+    """Read an image of any kind as uint8 BGR (H, W, 3).
+
+    Grey is replicated, alpha dropped. More than 8 bits are stretched from the image's minimum to its maximum:
+    cameras of 12 and 14 bits leave most of a 16-bit file's range unused.
+    """
+    image = dataset.read_image(path, cv2.IMREAD_UNCHANGED)
+    if image.ndim == 3:
+        image = image[:, :, :3]
+    if image.dtype != np.uint8:
+        image = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
+        low, high = image.min(), image.max()
+        image = ((image - low) * (255 / (high - low) if high > low else 0)).round().astype(np.uint8)
+    if image.ndim == 2 or image.shape[2] < 3:
+        image = cv2.cvtColor(np.ascontiguousarray(image[..., 0] if image.ndim == 3 else image), cv2.COLOR_GRAY2BGR)
+    return np.ascontiguousarray(image)
+
+
+def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Runtime) -> tuple[Gallery, int]:
+    """Segment the files of `--input`, `batch_size` at a time; returns the gallery and how many could not be read."""
+    paths = find_images(args.input)
+    gallery = Gallery(Path(args.output), len(paths), args.threshold)
+    transform = dataset.val_transform(*size)
+    pending, failed = [], 0
+
+    def read() -> Iterator[torch.Tensor]:
+        nonlocal failed
+        batch = []
+        for name, path in zip(unique_names(paths), tqdm(paths, disable=None, unit="image")):
+            try:
+                image = read_any(path)
+            except InputError as error:
+                failed += 1
+                print(f"[Error] {error}", file=sys.stderr)
+                continue
+            pending.append((name, image))
+            batch.append(dataset.to_input(transform(image=image)["image"]))
+            if len(batch) == args.batch_size:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
+
+    for probabilities in engine.predict(model, read(), runtime):
+        for (name, image), probability in zip(pending, probabilities.numpy()):
+            gallery.add(name, image, probability)
+        pending.clear()
+    return gallery, failed
+
+
+def segment_validation(model, args: Namespace, config: dict, size: tuple[int, int], runtime: rt.Runtime) -> Gallery:
+    """Segment the validation split, scoring it on the way."""
+    data_path = utils.find_data(args.data_path, config, args.dataset)
+    settings = config | {"input_h": size[0], "input_w": size[1]}
+    _, data = dataset.open_dataset(data_path, model.model.num_classes, settings)
+    print(f"data: {data_path}, the {len(data)} images of the validation split")
+    gallery = Gallery(Path(args.output), len(data), args.threshold)
+
+    def add(logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
+        for img_id, probability in zip(ids, torch.sigmoid(logits).cpu().numpy()):
+            image, masks = data.read(img_id)
+            gallery.add(img_id, image, probability, [mask > 127 for mask in masks.transpose(2, 0, 1)])
+
+    loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.pin_memory)
+    engine.evaluate(model, loader, engine.build_criterion(config.get("loss", "LovaszHingeLoss")), runtime, add)
+    return gallery
+
+
+def main(args: Namespace) -> None:
+    """Load the model, segment, and say where the pictures are."""
+    runtime = rt.init(args.device, args.device_id)
+    path = Path(args.resume) if args.resume else utils.find_model(args.name)
+    model, checkpoint = engine.load_model(path, runtime)
+    model = engine.Padded(model)
+    config = utils.config_of(checkpoint, path)
+    size = args.input_h or config.get("input_h", 96), args.input_w or config.get("input_w", 96)
+    print(f"model: {path}, {checkpoint['epoch']} epochs trained; input {size[0]}×{size[1]}")
+    start, failed = time.perf_counter(), 0
+    if args.input:
+        gallery, failed = segment_files(model, args, size, runtime)
+        if not gallery.added:
+            raise InputError(f"none of the {failed} images could be read")
+        gallery.finish("outlines")
+    else:
+        gallery = segment_validation(model, args, config, size, runtime)
+        gallery.finish("outlines; white: truth")
+    seconds = time.perf_counter() - start
+    print(f"{gallery.added} images segmented, {gallery.added / seconds:.1f} images/s with reading and writing")
+    print(f"pictures: {args.output}; all at a glance: {gallery.folder / 'overview.png'}")
+    if failed:
+        raise InputError(f"{failed} of {failed + gallery.added} images could not be read; they are named above")
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        main(ARGS)

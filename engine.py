@@ -1,0 +1,167 @@
+"""The loops: one training epoch, one evaluation, one prediction pass; and loading the net that they run."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import archs
+from errors import InputError
+from losses import LOSSES, DeepSupervisionLoss
+from metrics import dice_coef, iou_score
+from runtime import Runtime
+from utils import AverageMeter, load_checkpoint, progress_line
+
+WARM_UP_STEPS = 9  # compiling and filling of queues, left out of an epoch's speed
+
+
+def load_model(path: Path, runtime: Runtime) -> tuple[nn.Module, dict]:
+    """The net that a checkpoint holds, ready for evaluation on the runtime's device, and the checkpoint.
+
+    Architecture, heads, classes and channels are read off the weights. Raises InputError where they are not a net's.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        model = archs.from_state_dict(checkpoint["state_dict"])
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return model.to(runtime.device).eval(), checkpoint
+
+
+def build_criterion(loss: str) -> nn.Module:
+    """The named loss, averaged over a net's heads; raises InputError where there is no such loss."""
+    if loss not in LOSSES:
+        raise InputError(f"loss {loss!r} is not known; config.yml must name one of {', '.join(LOSSES)}")
+    return DeepSupervisionLoss(LOSSES[loss]())
+
+
+class Padded(nn.Module):
+    """A net for inputs of any size: pads by repeating the edge up to multiples of 16, and crops the outputs."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        height, width = x.shape[2:]
+        output = self.model(F.pad(x, (0, -width % archs.STRIDE, 0, -height % archs.STRIDE), mode="replicate"))
+        if isinstance(output, Tensor):
+            return output[:, :, :height, :width]
+        return [head[:, :, :height, :width] for head in output]
+
+
+def last_head(output: Tensor | list[Tensor]) -> Tensor:
+    """The logits that count: with deep supervision the last head's."""
+    return output if isinstance(output, Tensor) else output[-1]
+
+
+def images_per_second(batch_size: int, step_times: list[float]) -> float:
+    """Global batch ÷ mean step time, the first steps left out; where none would remain, only the first of several."""
+    steady = step_times[WARM_UP_STEPS:] or step_times[1:] or step_times
+    return batch_size * len(steady) / sum(steady)
+
+
+def train_epoch(
+    model: nn.Module,
+    loader: Iterable,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    runtime: Runtime,
+    epoch: int,
+    after_step: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Train for one epoch (`epoch` counts from 0) and print a line for each step; returns loss, iou and fps.
+
+    Raises InputError naming the epoch and step where the loss is not finite.
+    """
+    model.train()
+    meters = step_time, data_time, losses, ious = (
+        AverageMeter("Time", "6.3f"),
+        AverageMeter("Data", "6.3f"),
+        AverageMeter("Loss", "6.8f"),
+        AverageMeter("Iou", "6.4f"),
+    )
+    steps, step_times, start = len(loader), [], time.perf_counter()
+    for step, (images, target, _) in enumerate(loader, 1):
+        data_time.update(time.perf_counter() - start)
+        images = images.to(runtime.device, non_blocking=True)
+        target = target.to(runtime.device, non_blocking=True)
+        output = model(images)
+        loss = criterion(output, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        batch_size = len(images)
+        losses.update(_finite(loss, epoch, step), batch_size)
+        ious.update(iou_score(last_head(output).detach(), target).item(), batch_size)
+        after_step()
+        step_times.append(time.perf_counter() - start)
+        step_time.update(step_times[-1])
+        start = time.perf_counter()
+        if runtime.is_main:
+            print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, meters), flush=True)
+    fps = images_per_second(batch_size, step_times)
+    if runtime.is_main:
+        print(f"[npu id: {runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
+    return {"loss": losses.avg, "iou": ious.avg, "fps": fps}
+
+
+def _finite(loss: Tensor, epoch: int, step: int) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(
+            f"the loss is {value} in epoch {epoch + 1}, step {step}; training stops, the last checkpoint stays. "
+            "Try a lower --lr or --no-amp, and look at the images and masks"
+        )
+    return value
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable,
+    criterion: nn.Module,
+    runtime: Runtime,
+    on_batch: Callable[[Tensor, Tensor, list[str]], None] = lambda logits, target, ids: None,
+) -> dict[str, float]:
+    """One pass over a validation loader with a line for each batch; returns loss, iou and dice.
+
+    Each is the mean over batches weighted by batch size ("batch IoU"), as in the published tables. `on_batch` gets
+    the logits and targets, both (N, num_classes, H, W), and the ids of each batch.
+    """
+    model.eval()
+    meters = batch_time, losses, ious = (
+        AverageMeter("Time", "6.3f"),
+        AverageMeter("Loss", ".4e"),
+        AverageMeter("Iou", "6.4f"),
+    )
+    dices = AverageMeter("Dice", "6.4f")
+    steps, start = len(loader), time.perf_counter()
+    for step, (images, target, meta) in enumerate(loader, 1):
+        images = images.to(runtime.device, non_blocking=True)
+        target = target.to(runtime.device, non_blocking=True)
+        output = model(images)
+        logits = last_head(output)
+        losses.update(criterion(output, target).item(), len(images))
+        ious.update(iou_score(logits, target).item(), len(images))
+        dices.update(dice_coef(logits, target).item(), len(images))
+        on_batch(logits, target, meta["img_id"])
+        batch_time.update(time.perf_counter() - start)
+        start = time.perf_counter()
+        if runtime.is_main:
+            print(progress_line("Test: ", step, steps, meters), flush=True)
+    if runtime.is_main:
+        print(f"[npu id: {runtime.device_id} ] [AVG-IOU] * Iou {ious.avg:.4f}", flush=True)
+    return {"loss": losses.avg, "iou": ious.avg, "dice": dices.avg}
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: Iterable[Tensor], runtime: Runtime) -> Iterator[Tensor]:
+    """For each batch of inputs (N, 3, H, W), sides multiples of 16, yield probabilities (N, num_classes, H, W)."""
+    model.eval()
+    for images in batches:
+        yield torch.sigmoid(last_head(model(images.to(runtime.device)))).cpu()

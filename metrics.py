@@ -1,0 +1,71 @@
+"""How good a segmentation is: overlap of pixels (IoU, Dice) and of whole nuclei (average precision)."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+SMOOTH = 1e-5
+# the thresholds of the 2018 Data Science Bowl: IoU 0.50, 0.55 … 0.95
+THRESHOLDS = tuple(np.arange(0.5, 1.0, 0.05).round(2).tolist())
+
+
+def _check(output: Tensor, target: Tensor) -> None:
+    if output.shape != target.shape:
+        raise ValueError(
+            f"output and target must have the same shape, not {tuple(output.shape)} and {tuple(target.shape)}"
+        )
+    if not output.numel():
+        raise ValueError(f"output and target must not be empty, but their shape is {tuple(output.shape)}")
+
+
+def iou_score(output: Tensor, target: Tensor) -> Tensor:
+    """IoU over the whole batch at once.
+
+    output: logits of any shape, a pixel counts where sigmoid > 0.5; target: the same shape in [0, 1], counted > 0.5.
+    Returns a 0-dimensional tensor in (0, 1] on output's device. Raises ValueError where the shapes differ.
+    """
+    _check(output, target)
+    predicted, true = torch.sigmoid(output) > 0.5, target > 0.5
+    return ((predicted & true).sum() + SMOOTH) / ((predicted | true).sum() + SMOOTH)
+
+
+def dice_coef(output: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice over the whole batch at once: probabilities against soft targets, nothing thresholded.
+
+    output: logits of any shape; target: the same shape in [0, 1]. Returns a 0-dimensional tensor in (0, 1] on output's
+    device. Raises ValueError where the shapes differ.
+    """
+    _check(output, target)
+    probability, target = torch.sigmoid(output).float(), target.float()
+    return (2 * (probability * target).sum() + SMOOTH) / (probability.sum() + target.sum() + SMOOTH)
+
+
+def label_instances(mask: np.ndarray) -> np.ndarray:
+    """Number the connected regions (8 neighbours) of a boolean mask (H, W): int32 (H, W), 0 is background."""
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+
+
+def average_precision(predicted: np.ndarray, true: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> float:
+    """Mean over IoU thresholds of TP / (TP + FP + FN), the score of the 2018 Data Science Bowl.
+
+    predicted, true: instance labels (H, W), whole numbers from 0, which is background. Two nuclei match where their
+    IoU exceeds the threshold (0.5 or more, so that no nucleus can match twice). Two empty images score 1.
+    Raises ValueError where the shapes differ or a threshold lies outside [0.5, 1).
+    """
+    if predicted.shape != true.shape:
+        raise ValueError(f"label images must have the same shape, not {predicted.shape} and {true.shape}")
+    if not thresholds or any(not 0.5 <= t < 1 for t in thresholds):
+        raise ValueError(f"thresholds must lie in [0.5, 1), not {thresholds}")
+    # relabel 0 … n without gaps, then count every pair of labels in one pass
+    predicted_ids, p = np.unique(np.append(predicted, 0), return_inverse=True)
+    true_ids, t = np.unique(np.append(true, 0), return_inverse=True)
+    overlap = np.zeros((len(predicted_ids), len(true_ids)))
+    np.add.at(overlap, (p[:-1], t[:-1]), 1)
+    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
+    iou = overlap[1:, 1:] / np.maximum(union[1:, 1:], 1)
+    found, wanted = iou.shape
+    if not found and not wanted:
+        return 1.0
+    matches = [(iou > threshold).sum() for threshold in thresholds]
+    return float(np.mean([m / (found + wanted - m) for m in matches]))

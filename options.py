@@ -1,0 +1,269 @@
+"""The command line of every script. No torch in here, so that `--help` and a mistyped flag are answered at once."""
+
+import argparse
+import math
+import sys
+
+import runtime
+
+# kept equal to the tables in archs.py, losses.py and train.py by a test: importing those would import torch
+ARCHS = ("UNet", "NestedUNet")
+LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
+OPTIMIZERS = ("Adam", "SGD")
+SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR")
+SIDE_MULTIPLE = 16  # archs.STRIDE
+DATASET = "dsb2018_96"
+DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows defaults, and accepts every flag with hyphens as well as with underscores."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            epilog="Every flag may be written with hyphens or with underscores.",
+        )
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_known_args([*map(_underscored, args[:end]), *args[end:]], namespace)
+
+
+def _underscored(token: str) -> str:
+    if not token.startswith("--"):
+        return token
+    flag, equals, value = token[2:].partition("=")
+    return f"--{flag.replace('-', '_')}{equals}{value}"
+
+
+def _whole(least: int):
+    """A type for argparse: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return value
+
+    return parse
+
+
+def _real(least: float, open_end: bool = False):
+    """A type for argparse: a finite number of at least (`open_end`: above) `least`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (value > least if open_end else value >= least) or math.isinf(value):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number {'above' if open_end else 'of at least'} {least}"
+            )
+        return value
+
+    return parse
+
+
+def _side(text: str) -> int:
+    value = _whole(SIDE_MULTIPLE)(text)
+    if value % SIDE_MULTIPLE:
+        below = value - value % SIDE_MULTIPLE
+        raise argparse.ArgumentTypeError(
+            f"{value} is not a multiple of {SIDE_MULTIPLE}, as the net's four poolings need; "
+            f"use {below} or {below + SIDE_MULTIPLE}"
+        )
+    return value
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() in ("true", "1"):
+        return True
+    if text.lower() in ("false", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def _milestones(text: str) -> list[int]:
+    return [_whole(1)(part) for part in text.split(",")]
+
+
+def _extension(text: str) -> str:
+    return text if text.startswith(".") else f".{text}"
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", default="auto", choices=runtime.DEVICES, help="auto: NPU, then CUDA GPU, then CPU")
+    group.add_argument("--device_id", default=0, type=_whole(0), help="its number; ASCEND_DEVICE_ID beats it")
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_workers", default=4, type=_whole(0), help="processes that load data, over all ranks")
+
+
+def _add_side(parser: argparse.ArgumentParser, kind, default, help: str) -> None:
+    parser.add_argument("--input_h", default=default, type=kind, help=f"height of {help}")
+    parser.add_argument("--input_w", default=default, type=kind, help=f"width of {help}")
+
+
+def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of train.py. Adds `name` and `data_path` where they were left to their defaults."""
+    parser = _Parser("Train UNet or UNet++ on a prepared data set.")
+    parser.add_argument("data_path", nargs="?", help="folder with images/ and masks/ (default: inputs/<dataset>)")
+    run = parser.add_argument_group("run")
+    run.add_argument("--name", help="folder under models/ (default: <dataset>_<arch>_wDS or _woDS)")
+    run.add_argument("--epochs", default=100, type=_whole(1), help="how often to go through the training images")
+    run.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images a step, over all ranks")
+    run.add_argument("--seed", default=5, type=_whole(0), help="for weights, order and augmentation")
+    run.add_argument("--early_stopping", default=-1, type=int, help="stop after N epochs without a better IoU; -1: off")
+    run.add_argument("-e", "--evaluate", action="store_true", help="only evaluate the checkpoint given by --resume")
+    run.add_argument("--resume", metavar="PATH", help="checkpoint to go on from, to evaluate, or to start from")
+    run.add_argument("--pretrained", action="store_true", help="start a fresh run from the weights given by --resume")
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default=DATASET, help="name of the data set, for the default paths")
+    data.add_argument("--img_ext", default=".png", type=_extension, help="extension of the images")
+    data.add_argument("--mask_ext", default=".png", type=_extension, help="extension of the masks")
+    _add_workers(data)
+    net = parser.add_argument_group("net")
+    net.add_argument("-a", "--arch", default="UNet", choices=ARCHS, help="architecture")
+    net.add_argument("--deep_supervision", default=False, type=_true_or_false, help="NestedUNet with four heads")
+    net.add_argument("--input_channels", default=3, type=int, choices=(3,), help="images are read as BGR")
+    net.add_argument("--num_classes", default=1, type=_whole(1), help="mask folders 0 … N-1")
+    _add_side(net, _side, 96, "the net's input, a multiple of 16")
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--loss", default="LovaszHingeLoss", choices=LOSSES, help="training loss")
+    recipe.add_argument("--optimizer", default="Adam", choices=OPTIMIZERS, help="optimiser")
+    recipe.add_argument("--lr", "--learning_rate", default=1e-3, type=_real(0, True), help="initial learning rate")
+    recipe.add_argument("--momentum", default=0.9, type=_real(0), help="of SGD")
+    recipe.add_argument("--weight_decay", default=1e-4, type=_real(0), help="L2 penalty")
+    recipe.add_argument("--nesterov", default=False, type=_true_or_false, help="Nesterov momentum of SGD")
+    recipe.add_argument("--scheduler", default="CosineAnnealingLR", choices=SCHEDULERS, help="stepped once an epoch")
+    recipe.add_argument("--min_lr", default=1e-5, type=_real(0), help="of CosineAnnealingLR and ReduceLROnPlateau")
+    recipe.add_argument("--factor", default=0.1, type=_real(0, True), help="of ReduceLROnPlateau")
+    recipe.add_argument("--patience", default=2, type=_whole(0), help="of ReduceLROnPlateau, in epochs")
+    recipe.add_argument("--milestones", default="1,2", type=_milestones, help="of MultiStepLR: epochs, as 1,2")
+    recipe.add_argument("--gamma", default=2 / 3, type=_real(0, True), help="of MultiStepLR")
+    mixed = parser.add_argument_group("precision")
+    mixed.add_argument("--amp", action="store_true", default=None, help="mixed precision (default: by device)")
+    mixed.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision")
+    mixed.add_argument("--opt_level", default="O2", choices=("O0", "O1", "O2", "O3"), help="kind of mixed precision")
+    mixed.add_argument("--loss_scale", default=128.0, type=float, help="static loss scale; -1: dynamic")
+    mixed.add_argument(
+        "--precision_mode",
+        default="allow_mix_precision",
+        choices=("allow_mix_precision", "must_keep_origin_dtype"),
+        help="the latter: no mixed precision",
+    )
+    mixed.add_argument("--hf32", action="store_true", help="leave HF32 (NPU) or TF32 (CUDA) on")
+    mixed.add_argument("--fp32", action="store_true", help="switch HF32 (NPU) or TF32 (CUDA) off")
+    mixed.add_argument("--bin_mode", default=0, type=int, choices=(0, 1), help="1: precompiled operators on the NPU")
+    _add_device(parser)
+    ranks = parser.add_argument_group("several processes")
+    ranks.add_argument("--rank_id", default=0, type=_whole(0), help="this process's rank in a hand-made launch")
+    ranks.add_argument("--num_gpus", default=1, type=_whole(1), help="number of processes in a hand-made launch")
+    ranks.add_argument("--addr", default="127.0.0.1", help="address of rank 0")
+    ranks.add_argument("--port", default=29588, type=_whole(1), help="port of rank 0")
+    ranks.add_argument("--dist_backend", help="collective library (default: by device)")
+    trace = parser.add_argument_group("profile")
+    trace.add_argument("--profiling", default="False", choices=("CANN", "GE", "False"), help="trace some steps")
+    trace.add_argument("--start_step", default=0, type=_whole(0), help="first step traced")
+    trace.add_argument("--stop_step", default=20, type=_whole(0), help="step before which tracing stops")
+    args = parser.parse_args(argv)
+    if args.evaluate and not args.resume:
+        parser.error("--evaluate needs --resume PATH, the checkpoint to evaluate")
+    if args.pretrained and not args.resume:
+        parser.error("--pretrained needs --resume PATH, the checkpoint to take the weights from")
+    if args.deep_supervision and args.arch == "UNet":
+        parser.error("--deep_supervision True: UNet has a single head; add --arch NestedUNet")
+    if args.profiling != "False" and args.stop_step <= args.start_step:
+        parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
+    if args.nesterov and args.momentum == 0:
+        parser.error("--nesterov True needs a --momentum above 0")
+    args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision)
+    args.data_path = args.data_path or f"inputs/{args.dataset}"
+    return args
+
+
+def default_name(dataset: str = DATASET, arch: str = "UNet", deep_supervision: bool = False) -> str:
+    """The run's folder under models/ where `--name` is not given."""
+    return f"{dataset}_{arch}_{'wDS' if deep_supervision else 'woDS'}"
+
+
+def parse_val(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of val.py."""
+    parser = _Parser("Evaluate a trained model on the validation split and write its predicted masks.")
+    parser.add_argument("--name", default=default_name(), help="folder under models/")
+    parser.add_argument("--data_path", help="prepared data (default: as in training)")
+    parser.add_argument("-b", "--batch_size", type=_whole(1), help="(default: as in training: batch IoU depends on it)")
+    parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
+    _add_workers(parser)
+    _add_device(parser)
+    return parser.parse_args(argv)
+
+
+def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of demo.py."""
+    parser = _Parser("Segment images: the validation split, or any images given by --input.")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders or globs; no masks needed")
+    parser.add_argument("--name", default=default_name(), help="folder under models/ whose best checkpoint is used")
+    parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
+    parser.add_argument("--data_path", help="prepared data (default: as in training)")
+    parser.add_argument("--dataset", help="inputs/<dataset> as the prepared data")
+    parser.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images at a time")
+    parser.add_argument("--threshold", default=0.5, type=_real(0), help="probability above which a pixel is a nucleus")
+    parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
+    _add_side(parser, _whole(1), None, "the net's input (default: as in training)")
+    _add_workers(parser)
+    _add_device(parser)
+    args = parser.parse_args(argv)
+    if args.threshold >= 1:
+        parser.error(f"--threshold {args.threshold}: must be below 1")
+    if args.input and (args.data_path or args.dataset):
+        parser.error("--input takes images anywhere; leave out --data_path and --dataset, or leave out --input")
+    return args
+
+
+def parse_export(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of pthtar2onnx.py."""
+    parser = _Parser("Export a trained model to ONNX and check it against torch.")
+    parser.add_argument("--name", default=default_name(), help="folder under models/ whose best checkpoint is exported")
+    parser.add_argument("--checkpoint", metavar="PATH", help="another checkpoint to export")
+    parser.add_argument("--output", default="UNet_npu8p.onnx", help="file to write")
+    parser.add_argument("--opset", default=11, type=_whole(11), help="version of the ONNX operators")
+    parser.add_argument("-b", "--batch_size", default=1, type=_whole(1), help="of the input")
+    _add_side(parser, _side, 96, "the input, a multiple of 16")
+    parser.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
+    return parser.parse_args(argv)
+
+
+def parse_preprocess(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of preprocess_dsb2018.py."""
+    parser = _Parser("Prepare raw DSB2018 images (one mask file a nucleus) for training.")
+    parser.add_argument(
+        "--input",
+        help="raw folder or zip (default: what lies under inputs/); with --synthetic: the raw folder to write",
+    )
+    parser.add_argument(
+        "--output", help="(default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)"
+    )
+    parser.add_argument("--img_size", default=96, type=_whole(1), help="side of the prepared images")
+    parser.add_argument("--workers", default=2, type=_whole(1), help="processes")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that is already there")
+    parser.add_argument("--download", action="store_true", help="fetch the zip to inputs/stage1_train.zip first")
+    parser.add_argument("--url", default=DOWNLOAD_URL, help="where --download fetches it from")
+    parser.add_argument("--synthetic", type=_whole(2), metavar="N", help="make N synthetic images instead")
+    parser.add_argument("--seed", default=0, type=_whole(0), help="of --synthetic")
+    args = parser.parse_args(argv)
+    if args.synthetic and args.download:
+        parser.error("--synthetic makes its own images; leave out --download")
+    if args.download and args.input:
+        parser.error("--download fetches the raw images; leave out --input")
+    args.output = args.output or f"inputs/{'synthetic' if args.synthetic else 'dsb2018'}_{args.img_size}"
+    return args

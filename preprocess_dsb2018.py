@@ -1,0 +1,251 @@
+"""Prepare raw DSB2018 images (Kaggle's layout, one mask file a nucleus) for training: one image, one mask, one size."""
+
+import options
+import runtime as rt
+from errors import InputError, one_sentence
+
+if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
+    ARGS = options.parse_preprocess()
+    rt.require_torch()
+
+import json
+import os
+import re
+import shutil
+import signal
+import zipfile
+import zlib
+from argparse import Namespace
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import dataset
+import download
+import pictures
+import synthetic
+
+RAW_FOLDER = Path("inputs/data-science-bowl-2018/stage1_train")
+RAW_ZIP = Path("inputs/stage1_train.zip")
+RAW_SYNTHETIC = Path("inputs/synthetic/stage1_train")
+MEMBER = re.compile(r"(?:.*/)?(?P<id>[^/]+)/(?P<kind>images|masks)/(?P<file>[^/]+)")
+
+
+class RawSet:
+    """A raw set in a folder or a zip: for each id its image and its masks, read as bytes by name."""
+
+    def __init__(self, path: Path):
+        self.path, self.zip = path, None
+        if path.is_dir():
+            names = (p.relative_to(path).as_posix() for p in path.rglob("*.*") if p.is_file())
+        elif path.is_file():
+            try:
+                self.zip = zipfile.ZipFile(path)
+            except zipfile.BadZipFile as error:
+                raise InputError(f"{path}: not a zip ({error}); give the raw folder or stage1_train.zip") from error
+            names = self.zip.namelist()
+        else:
+            raise InputError(
+                f"{path}: no such file or folder; give the raw set with --input, fetch it with --download, "
+                "or try --synthetic 200"
+            )
+        self.images: dict[str, list[str]] = {}
+        self.masks: dict[str, list[str]] = {}
+        for name in names:
+            match = MEMBER.fullmatch(name)
+            if not match or match["file"].startswith(".") or name.startswith("__MACOSX/") or match["id"] in (".", ".."):
+                continue
+            if Path(name).suffix.lower() in dataset.IMAGE_EXTENSIONS:
+                members = self.images if match["kind"] == "images" else self.masks
+                members.setdefault(match["id"], []).append(name)
+        self.ids = sorted(self.images.keys() | self.masks.keys())
+        if not self.ids:
+            raise InputError(f"{path}: no <id>/images/<id>.png and <id>/masks/*.png in there; is it the raw set?")
+
+    def read(self, name: str, flags: int) -> np.ndarray:
+        """Decode a member; raises InputError naming it where that fails."""
+        try:
+            data = self.zip.read(name) if self.zip else (self.path / name).read_bytes()
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            raise InputError(f"{name}: cannot be read ({error})") from error
+        return dataset.decode_image(data, flags, name)
+
+
+def prepare_one(raw: RawSet, img_id: str, output: Path, size: int) -> dict:
+    """Write one id's image and mask, `size` × `size`, under `output`; returns what the summary needs.
+
+    The mask is the union of the nuclei's, resized as 0/1 numbers and truncated to uint8: its edges stay soft. This is,
+    pixel for pixel, what the older editions wrote.
+    """
+    try:
+        images, masks = raw.images.get(img_id, []), raw.masks.get(img_id, [])
+        if len(images) != 1:
+            raise InputError(f"{img_id}: {len(images)} images, where there must be one")
+        if not masks:
+            raise InputError(f"{img_id}: no masks")
+        image = raw.read(images[0], cv2.IMREAD_COLOR)
+        union = np.zeros(image.shape[:2], np.float64)
+        for name in masks:
+            mask = raw.read(name, cv2.IMREAD_GRAYSCALE)
+            if mask.shape != union.shape:
+                raise InputError(
+                    f"{name}: {mask.shape[1]}×{mask.shape[0]}, its image {union.shape[1]}×{union.shape[0]}"
+                )
+            union[mask > 127] = 1
+    except InputError as error:
+        return {"id": img_id, "skipped": str(error)}
+    pictures.write_image(output / "images" / f"{img_id}.png", cv2.resize(image, (size, size)))
+    soft = (cv2.resize(union, (size, size)) * 255).astype(np.uint8)
+    pictures.write_image(output / "masks" / "0" / f"{img_id}.png", soft)
+    return {"id": img_id, "size": f"{image.shape[1]}×{image.shape[0]}", "nuclei": len(masks)}
+
+
+def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool = False) -> None:
+    """Prepare the raw set at `source` into `output` and print the summary.
+
+    All is written to `<output>.partial`, which takes the name `output` at the end; a journal in there lets a rerun go
+    on where a killed run stopped. Raises InputError where `output` holds other data and `overwrite` is not given.
+    """
+    raw = RawSet(source)
+    if not overwrite and already_prepared(raw, output, size):
+        return
+    building = output.with_name(output.name + ".partial")
+    journal = building / "journal.jsonl"
+    stat = source.stat()
+    origin = {"source": str(source.resolve()), "size": size, "ids": len(raw.ids)}
+    origin |= {"masks": sum(map(len, raw.masks.values())), "changed": stat.st_mtime_ns if raw.zip else 0}
+    done = read_journal(journal, origin)
+    if not done:
+        shutil.rmtree(building, ignore_errors=True)
+    for folder in ("images", "masks/0"):
+        (building / folder).mkdir(parents=True, exist_ok=True)
+    waiting = [img_id for img_id in raw.ids if img_id not in done]
+    print(
+        f"preparing {len(waiting)} images of {source}" + (f", {len(done)} are done already" if done else ""), flush=True
+    )
+    with open(journal, "a", encoding="utf-8") as file:
+        if not done:
+            print(json.dumps(origin), file=file, flush=True)
+        for result in tqdm(run(raw, waiting, building, size, workers), total=len(waiting), unit="image", disable=None):
+            done[result["id"]] = result
+            print(json.dumps(result), file=file, flush=True)
+    results = [done[img_id] for img_id in raw.ids]
+    prepared = [result for result in results if "skipped" not in result]
+    if not prepared:
+        shutil.rmtree(building)
+        raise InputError(f"{source}: no image could be prepared; the first: {results[0]['skipped']}")
+    journal.unlink()
+    put_in_place(building, output)
+    summarise(prepared, [result["skipped"] for result in results if "skipped" in result], output)
+
+
+def already_prepared(raw: RawSet, output: Path, size: int) -> bool:
+    """Is `output` there and made of these images at this size? Raises InputError where it holds anything else."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    there = dataset.list_ids(output)
+    strange = set(there) - set(raw.ids)
+    if not there or strange:
+        what = f"{len(strange)} images that are not in {raw.path}" if there else "other files"
+        raise InputError(f"{output} exists and holds {what}; choose another --output, or replace it with --overwrite")
+    height, width = dataset.read_image(output / "images" / f"{there[0]}.png", cv2.IMREAD_COLOR).shape[:2]
+    if (height, width) != (size, size):
+        raise InputError(f"{output} exists with images of {width}×{height}; choose another --output, or --overwrite")
+    print(f"{output} is already prepared, with {len(there)} of {len(raw.ids)} images; --overwrite does it again")
+    return True
+
+
+def read_journal(journal: Path, origin: dict) -> dict[str, dict]:
+    """What an earlier, killed run finished; {} where there is none or it prepared something else."""
+    try:
+        lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError):
+        return {}
+    return {entry["id"]: entry for entry in entries[1:]} if entries and entries[0] == origin else {}
+
+
+def run(raw: RawSet, ids: list[str], output: Path, size: int, workers: int):
+    """Prepare the ids in `workers` processes; yields their results in order."""
+    if workers == 1 or len(ids) < 2:
+        yield from (prepare_one(raw, img_id, output, size) for img_id in ids)
+        return
+    with ProcessPoolExecutor(workers, initializer=_open_in_worker, initargs=(raw.path,)) as pool:
+        try:
+            yield from pool.map(_prepare_in_worker, ids, [output] * len(ids), [size] * len(ids), chunksize=4)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker was killed, perhaps for want of memory; run it again, with --workers 1"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _open_in_worker(path: Path) -> None:
+    global _raw  # a zip's file handle cannot be shared between processes: each opens its own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)
+    _raw = RawSet(path)
+
+
+def _prepare_in_worker(img_id: str, output: Path, size: int) -> dict:
+    return prepare_one(_raw, img_id, output, size)
+
+
+def put_in_place(building: Path, output: Path) -> None:
+    """Give the finished folder its name; what was there before goes only once the new one is whole."""
+    old = output.with_name(output.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.replace(output, old)
+    os.replace(building, output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def summarise(prepared: list[dict], skipped: list[str], output: Path) -> None:
+    """Print how many images and nuclei there are of which size, and what was skipped and why."""
+    table = pd.DataFrame(prepared).groupby("size").agg(images=("id", "count"), nuclei=("nuclei", "sum"))
+    table.index.name = None
+    table.columns.name = "raw size"
+    table = table.sort_values("images", ascending=False)
+    table.loc["all"] = table.sum()
+    print(table.to_string())
+    for kind, count in Counter(reason.rpartition(": ")[2] for reason in skipped).items():
+        print(f"skipped, {kind}: {count}")
+    for reason in skipped:
+        print(f"  {reason}")
+    print(f"{len(prepared)} images are prepared in {output}, {len(skipped)} were skipped")
+
+
+def main(args: Namespace) -> None:
+    """Get hold of a raw set, as the flags say, and prepare it."""
+    output = Path(args.output)
+    if args.synthetic:
+        source = Path(args.input or RAW_SYNTHETIC)
+        there = len(list(source.iterdir())) if source.is_dir() else 0
+        if there not in (0, args.synthetic):
+            raise InputError(f"{source} holds {there} images already; remove it, or pass --synthetic {there}")
+        if there:
+            print(f"{source} is there already; its {there} images are used as they are")
+        else:
+            nuclei = synthetic.write_raw_set(source, args.synthetic, args.seed, args.workers)
+            print(f"{args.synthetic} synthetic images with {nuclei} nuclei are written to {source}")
+    elif args.download:
+        source = RAW_ZIP
+        if not source.exists():
+            download.fetch_zip(args.url, source)
+    else:
+        source = Path(args.input) if args.input else RAW_FOLDER if RAW_FOLDER.is_dir() else RAW_ZIP
+    prepare(source, output, args.img_size, args.workers, args.overwrite)
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        main(ARGS)

@@ -1,0 +1,192 @@
+"""Train UNet or UNet++ for nuclei segmentation: set up → data → model → optimiser → resume → epochs."""
+
+import options
+import runtime as rt
+from errors import InputError, one_sentence
+
+if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
+    ARGS = options.parse_train()
+    rt.require_torch()
+
+import warnings
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+from torch import nn, optim
+
+import archs
+import dataset
+import engine
+import pictures
+import utils
+
+OPTIMIZERS = {
+    "Adam": lambda parameters, args: optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay),
+    "SGD": lambda parameters, args: optim.SGD(
+        parameters, lr=args.lr, momentum=args.momentum, nesterov=args.nesterov, weight_decay=args.weight_decay
+    ),
+}
+SCHEDULERS = {
+    "CosineAnnealingLR": lambda optimizer, args: optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, T_max=args.epochs, eta_min=args.min_lr
+    ),
+    "ReduceLROnPlateau": lambda optimizer, args: optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=args.factor, patience=args.patience, min_lr=args.min_lr
+    ),
+    "MultiStepLR": lambda optimizer, args: optim.lr_scheduler.MultiStepLR(
+        optimizer, milestones=args.milestones, gamma=args.gamma
+    ),
+    "ConstantLR": lambda optimizer, args: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
+}
+
+
+def main(args: Namespace) -> None:
+    """The recipe, in order."""
+    runtime = rt.init(args.device, args.device_id)
+    rt.configure(runtime, hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode)
+    refuse_what_is_not_there(args)
+    utils.seed_everything(args.seed)
+    folder = utils.run_folder(args.name)
+
+    train_loader, val_loader = build_loaders(args, runtime)
+    criterion = engine.build_criterion(args.loss)
+    if args.evaluate:
+        model, checkpoint = engine.load_model(args.resume, runtime)
+        if model.num_classes != args.num_classes:
+            raise InputError(f"{args.resume} has {model.num_classes} classes; pass --num_classes {model.num_classes}")
+        print(f"evaluating {args.resume}, {checkpoint['epoch']} epochs trained")
+        engine.evaluate(model, val_loader, criterion, runtime)
+        return
+
+    model = archs.ARCHS[args.arch](args.num_classes, args.input_channels, args.deep_supervision).to(runtime.device)
+    optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args)
+    scheduler = SCHEDULERS[args.scheduler](optimizer, args)
+    progress = {"epoch": 0, "best_iou": 0.0, "stale_epochs": 0, "history": []}
+    if args.pretrained:
+        load_pretrained(model, args.resume)
+    elif args.resume:
+        progress = resume(args, model, optimizer, scheduler)
+        if progress["epoch"] >= args.epochs:
+            print(f"{args.resume} has finished its {progress['epoch']} epochs; raise --epochs to train on")
+            return
+
+    images = f"{len(train_loader.dataset)} images to train, {len(val_loader.dataset)} to validate"
+    print(f"{args.arch} on {runtime.device}: {images}", flush=True)
+    utils.save_config(vars(args), folder)
+    trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
+    with trace as after_step:
+        for epoch in range(progress["epoch"], args.epochs):
+            lr = optimizer.param_groups[0]["lr"]
+            train_loader.sampler.set_epoch(epoch)
+            trained = engine.train_epoch(
+                model, train_loader, criterion, optimizer, runtime, epoch, after_step=after_step
+            )
+            validated = engine.evaluate(model, val_loader, criterion, runtime)
+            step_scheduler(scheduler, validated["loss"])
+
+            row = {"epoch": epoch, "lr": lr, "loss": trained["loss"], "iou": trained["iou"]}
+            row |= {f"val_{key}": validated[key] for key in ("loss", "iou", "dice")} | {"images_per_s": trained["fps"]}
+            progress["history"].append(row)
+            is_best = validated["iou"] > progress["best_iou"]
+            progress["best_iou"] = max(validated["iou"], progress["best_iou"])
+            progress["stale_epochs"] = 0 if is_best else progress["stale_epochs"] + 1
+            progress["epoch"] = epoch + 1
+            save(progress, args, model, optimizer, scheduler, folder, is_best)
+            if 0 <= args.early_stopping <= progress["stale_epochs"]:
+                print(f"early stopping: no better IoU for {progress['stale_epochs']} epochs")
+                break
+    print(f"best validation IoU {progress['best_iou']:.4f}; the run is in {folder}")
+
+
+def refuse_what_is_not_there(args: Namespace) -> None:
+    """Say which flags this edition cannot honour yet, rather than ignore them."""
+    if args.num_gpus > 1 or args.rank_id > 0:
+        raise InputError("--num_gpus and --rank_id: training runs in one process; leave them out")
+    if args.amp and args.precision_mode == "allow_mix_precision":
+        print("--amp: mixed precision is not available; training in fp32")
+
+
+def build_loaders(args: Namespace, runtime: rt.Runtime):
+    """Check the data, split it and return the loaders for training (None to evaluate only) and validation."""
+    train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args))
+    loading = args.batch_size, args.num_workers, runtime.pin_memory
+    return None if args.evaluate else dataset.train_loader(train, *loading), dataset.val_loader(val, *loading)
+
+
+def step_scheduler(scheduler: optim.lr_scheduler.LRScheduler, val_loss: float) -> None:
+    """Step once an epoch; only ReduceLROnPlateau looks at a number, the validation loss."""
+    if isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(val_loss)
+    else:
+        scheduler.step()
+
+
+def load_pretrained(model: nn.Module, path: str) -> None:
+    """Start from a file's weights; heads for another number of classes keep their fresh ones, which is said."""
+    weights, own = utils.load_checkpoint(path)["state_dict"], model.state_dict()
+    differing = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    body = [k for k in differing if not k.startswith("final")]
+    if body:
+        raise InputError(f"{path}: weights of another net ({body[0]} and {len(body) - 1} more differ); check --arch")
+    model.load_state_dict({k: v for k, v in weights.items() if k in own and k not in differing}, strict=False)
+    print(f"starting from the weights of {path}" + (f", but with fresh {', '.join(differing)}" if differing else ""))
+
+
+def resume(args: Namespace, model: nn.Module, optimizer, scheduler) -> dict:
+    """Put everything back where the checkpoint left it; returns the run's progress. Warns of what the file lacks."""
+    checkpoint = utils.load_checkpoint(args.resume)
+    try:
+        for flag, found in archs.describe(checkpoint["state_dict"]).items():
+            if found != vars(args)[flag]:
+                raise ValueError(f"--{flag} is {found} there and {vars(args)[flag]} here")
+        model.load_state_dict(checkpoint["state_dict"])
+        lacking = [key for key in ("optimizer", "scheduler", "history") if key not in checkpoint]
+        if "optimizer" in checkpoint:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        if not isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+            catch_up(optimizer, scheduler, checkpoint["epoch"], args.lr)
+        elif "scheduler" in checkpoint:
+            scheduler.load_state_dict(checkpoint["scheduler"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{args.resume} does not fit this run: {' '.join(str(error).split())[:300]}") from error
+    if lacking:
+        print(f"warning: {args.resume} holds no {', '.join(lacking)}; the run goes on without")
+    progress = {key: checkpoint.get(key, default) for key, default in (("stale_epochs", 0), ("history", []))}
+    print(f"resuming {args.resume} after {checkpoint['epoch']} epochs")
+    return progress | {"epoch": checkpoint["epoch"], "best_iou": checkpoint["best_iou"] or 0.0}
+
+
+def catch_up(optimizer, scheduler, epochs: int, lr: float) -> None:
+    """Bring a fresh scheduler to where this run's flags put it after `epochs`; exact, and old files need no state."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = lr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch expects an optimiser's step before each of these
+        for _ in range(epochs):
+            scheduler.step()
+
+
+def save(progress: dict, args: Namespace, model: nn.Module, optimizer, scheduler, folder: Path, is_best: bool) -> None:
+    """Write the epoch's files: checkpoint.pth.tar, model_best.pth.tar if it is the best so far, log.csv, curves.png."""
+    history = pd.DataFrame(progress["history"])
+    with utils.replacing(folder / "log.csv") as path:
+        history.to_csv(path, index=False)
+    with utils.replacing(folder / "curves.png") as path:
+        pictures.plot_curves(history, path)
+    state = {
+        **progress,
+        "arch": args.arch,
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "config": vars(args),
+    }
+    if is_best:
+        utils.save_checkpoint(state, folder / "model_best.pth.tar")
+    utils.save_checkpoint(state, folder / "checkpoint.pth.tar")
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        main(ARGS)

@@ -1,0 +1,163 @@
+"""Small things every script needs: meters and log lines, seeds, run folders, checkpoints, safe writing."""
+
+import os
+import random
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from errors import InputError
+
+
+class AverageMeter:
+    """Keeps the last value and the weighted mean; prints as `name val (avg)` in the given format."""
+
+    def __init__(self, name: str, fmt: str):
+        self.name, self.fmt = name, fmt
+        self.val = self.sum = self.count = 0.0
+
+    @property
+    def avg(self) -> float:
+        return self.sum / self.count if self.count else 0.0
+
+    def update(self, val: float, n: int = 1) -> None:
+        """Take in a value that stands for `n` items."""
+        self.val = val
+        self.sum += val * n
+        self.count += n
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.val:{self.fmt}} ({self.avg:{self.fmt}})"
+
+
+def progress_line(prefix: str, step: int, total: int, meters: list[AverageMeter]) -> str:
+    """`prefix[ step/total]⇥meter⇥meter…`, the step padded to the width of the total; harnesses grep it."""
+    return "\t".join([f"{prefix}[{step:{len(str(total))}d}/{total}]", *map(str, meters)])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yield a name beside `path` to write to; it becomes `path` only once it is whole and on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the extension stays last, since OpenCV and matplotlib choose the format by it
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def run_folder(name: str, parent: str = "models") -> Path:
+    """`<parent>/<name>`; raises InputError where the name would lead out of the folder."""
+    if not re.fullmatch(r"[^/\\\0\n\r]+", name) or name in (".", "..") or name.startswith("-"):
+        raise InputError(f"--name {name!r}: use a plain folder name, without slashes or line breaks or a leading dash")
+    return Path(parent) / name
+
+
+def save_config(config: dict, folder: Path) -> None:
+    """Write `<folder>/config.yml`: all flags, plain YAML."""
+    with replacing(folder / "config.yml") as path:
+        path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_config(folder: Path) -> dict:
+    """Read `<folder>/config.yml`; {} where there is none. Raises InputError where it is not a YAML mapping."""
+    path = folder / "config.yml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML; mend or remove it ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds no `flag: value` lines; mend or remove it")
+    return config
+
+
+def save_checkpoint(state: dict, path: Path) -> None:
+    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one."""
+    with replacing(path) as partial:
+        torch.save(state, partial)
+
+
+def _numpy_scalar_types() -> list:
+    """What old checkpoints need besides tensors: `best_iou` was a NumPy scalar, pickled under old or new names."""
+    scalar = np.float64(0).__reduce__()[0]
+    types = [np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool"))]
+    return types + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint of this or an older edition onto the CPU.
+
+    Returns a dict with at least `state_dict` (no `module.` prefixes), `epoch` (finished epochs, 0 if unknown) and
+    `best_iou` (float, or None if unknown); whatever else the file holds is passed on. A bare state_dict is wrapped.
+    Raises InputError where the file is missing or is not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train first, or give another path")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalar_types()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many types for a damaged or foreign file
+        raise InputError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
+    if "state_dict" not in checkpoint:
+        checkpoint = {"state_dict": checkpoint}
+    weights = checkpoint["state_dict"]
+    if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise InputError(f"{path}: holds no weights; give a checkpoint that train.py wrote")
+    best_iou = checkpoint.get("best_iou")
+    return {
+        **checkpoint,
+        "state_dict": {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in weights.items()},
+        "epoch": int(checkpoint.get("epoch", 0)),
+        "best_iou": None if best_iou is None else float(best_iou),
+    }
+
+
+def find_model(name: str) -> Path:
+    """The trained model of a run: `models/<name>/model_best.pth.tar`, else the GPU edition's `model.pth`.
+
+    Raises InputError where there is neither.
+    """
+    folder = run_folder(name)
+    for path in (folder / "model_best.pth.tar", folder / "model.pth"):
+        if path.is_file():
+            return path
+    raise InputError(f"{folder}: no model_best.pth.tar or model.pth there; train it first, or give another --name")
+
+
+def config_of(checkpoint: dict, path: Path) -> dict:
+    """The flags a checkpoint was trained with: its own record, else the config.yml beside it, else {}."""
+    config = checkpoint.get("config")
+    return config if isinstance(config, dict) else load_config(Path(path).parent)
+
+
+def find_data(data_path: str | None, config: dict, dataset: str | None = None) -> Path:
+    """The prepared data: `--data_path`, else `--dataset`, else config.yml's path, else `inputs/<config's dataset>`."""
+    if data_path:
+        return Path(data_path)
+    recorded = config.get("data_path")
+    if not dataset and recorded and Path(recorded).is_dir():
+        return Path(recorded)
+    return Path("inputs") / str(dataset or config.get("dataset") or "dsb2018_96")
