@@ -1,0 +1,67 @@
+"""pthtar2onnx.py: names, sizes, open axes, heads; a failure leaves the old file."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import random_net, run
+
+import options
+import pthtar2onnx
+from errors import InputError
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda net: torch.save({"epoch": 1, "state_dict": net.state_dict()}, "net.pth.tar")
+
+
+def export(*flags: str) -> None:
+    pthtar2onnx.main(options.parse_export(["--checkpoint", "net.pth.tar", *flags]))
+
+
+def shape(value) -> list:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def test_the_defaults(checkpoint):
+    checkpoint(random_net())
+    export()
+    model = onnx.load("UNet_npu8p.onnx")
+    assert [(i.name, shape(i)) for i in model.graph.input] == [("actual_input_1", [1, 3, 96, 96])]
+    assert [(o.name, shape(o)) for o in model.graph.output] == [("output1", [1, 1, 96, 96])]
+    assert model.opset_import[0].version == 11
+
+
+@pytest.mark.parametrize("classes, deep_supervision", [(1, True), (2, False)])
+def test_heads_classes_and_open_axes(checkpoint, classes, deep_supervision):
+    net = random_net("NestedUNet", classes, deep_supervision)
+    checkpoint(net)
+    export("--dynamic", "--output", "out/net.onnx", "--input_h", "32", "--input_w", "32", "--opset", "13")
+    session = onnxruntime.InferenceSession("out/net.onnx")
+    x = torch.randn(3, 3, 48, 64) / 255
+    with torch.no_grad():
+        expected = net(x)
+    expected = expected if deep_supervision else [expected]
+    names = [f"output{k + 1}" for k in range(len(expected))]
+    assert [o.name for o in session.get_outputs()] == names
+    for a, b in zip(session.run(names, {"actual_input_1": x.numpy()}), expected):
+        np.testing.assert_allclose(a, b.numpy(), atol=1e-4)
+
+
+def test_a_model_that_differs_from_torch_does_not_replace_the_target(checkpoint, monkeypatch):
+    checkpoint(random_net())
+    (old := pthtar2onnx.Path("net.onnx")).write_text("the old one")
+    monkeypatch.setattr(pthtar2onnx, "largest_difference", lambda *args: 2e-4)
+    with pytest.raises(InputError, match=r"differs from torch by more than 0\.0001; net\.onnx is left as it was"):
+        export("--output", "net.onnx", "--input_h", "16", "--input_w", "16")
+    assert old.read_text() == "the old one" and sorted(p.name for p in old.parent.iterdir()) == ["net.onnx", "net.pth.tar"]
+
+
+def test_without_a_trained_model(tmp_path):
+    result = run("pthtar2onnx.py", cwd=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert "models/dsb2018_96_UNet_woDS: no model_best.pth.tar or model.pth there; train it first" in result.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,142 @@
+"""Files of the older editions load, evaluate, segment, export and continue, with the weights they were made from."""
+
+import io
+import pickle
+import re
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from conftest import TINY, random_net
+
+import demo
+import engine
+import options
+import pthtar2onnx
+import runtime
+import train
+import utils
+import val
+from errors import InputError
+
+
+def npu_edition(folder, net, module_prefix=True):
+    """models/<name>/model_best.pth.tar: no `arch`, names from DistributedDataParallel, best_iou a NumPy scalar."""
+    prefix = "module." if module_prefix else ""
+    state = {prefix + name: value for name, value in net.state_dict().items()}
+    optimizer = torch.optim.Adam(net.parameters(), lr=4e-4)
+    folder.mkdir(parents=True)
+    best_iou = np.float64(0.8331)
+    content = {"epoch": 7, "state_dict": state, "best_iou": best_iou, "optimizer": optimizer.state_dict()}
+    torch.save(content, folder / "model_best.pth.tar")
+    return folder / "model_best.pth.tar"
+
+
+def gpu_edition(folder, net, **config):
+    """models/<name>/model.pth, a bare state_dict, beside a config.yml with the flags of that edition."""
+    folder.mkdir(parents=True)
+    torch.save(net.state_dict(), folder / "model.pth")
+    flags = {"name": folder.name, "epochs": 100, "batch_size": 4, "dataset": "discs", "img_ext": ".png"}
+    flags |= {"mask_ext": ".png", "input_h": 32, "input_w": 32, "loss": "LovaszHingeLoss", **config}
+    (folder / "config.yml").write_text(yaml.dump(flags))
+    return folder / "model.pth"
+
+
+NETS = {
+    "UNet": {},
+    "NestedUNet": {"arch": "NestedUNet"},
+    "four heads": {"arch": "NestedUNet", "deep_supervision": True},
+}
+
+
+@pytest.mark.parametrize("edition", [npu_edition, gpu_edition])
+@pytest.mark.parametrize("net", NETS)
+def test_outputs_are_those_of_the_weights(home, edition, net):
+    model = random_net(**NETS[net])
+    path = edition(home / "models" / "old", model)
+    loaded, _ = engine.load_model(path, runtime.init("cpu"))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected, found = model(x), loaded(x)
+    if net == "four heads":
+        assert len(found) == 4 and all(torch.equal(a, b) for a, b in zip(expected, found))
+    else:
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("edition", [npu_edition, gpu_edition])
+def test_val_demo_and_export_take_them(home, capsys, edition):
+    model = random_net()
+    edition(home / "models" / "old", model)
+    val.main(options.parse_val(["--name", "old", "--data_path", "inputs/discs", "--num_workers", "0", "-b", "4"]))
+    out = capsys.readouterr().out
+    line = re.search(r"^\[npu id: 0 \] \[AVG-IOU\] \* Iou (\d\.\d{4})$", out, re.MULTILINE)
+    assert out.splitlines()[-1] == f"IoU: {line[1]}"
+
+    # the picture is sigmoid(logits) × 255 of the image that was fed in the recipe's way
+    name = next((home / "outputs" / "old" / "0").glob("*.jpg")).stem
+    image = cv2.imread(str(home / "inputs" / "discs" / "images" / f"{name}.png"))
+    side = 32 if edition is gpu_edition else 96  # the NPU edition wrote no config.yml: the recipe's size
+    image = cv2.resize(image, (side, side)).astype(np.float64)
+    image = (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225) / 255
+    with torch.no_grad():
+        logits = model(torch.from_numpy(image.transpose(2, 0, 1)[None]).float())
+    expected = torch.sigmoid(logits)[0, 0].numpy() * 255
+    found = cv2.imread(str(home / "outputs" / "old" / "0" / f"{name}.jpg"), cv2.IMREAD_GRAYSCALE)
+    assert found.shape == (side, side)
+    assert np.abs(found - expected).mean() < 4, "JPEG loses a little"
+
+    demo.main(options.parse_demo(["--name", "old", "--data_path", "inputs/discs", "--num_workers", "0"]))
+    assert f"{side}×{side}" in capsys.readouterr().out
+    pthtar2onnx.main(options.parse_export(["--name", "old", "--output", "old.onnx", "--input_h", "32", "--input_w", "48"]))
+    x = torch.randn(1, 3, 32, 48) / 255
+    (found,) = onnxruntime.InferenceSession("old.onnx").run(["output1"], {"actual_input_1": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(x).numpy(), atol=1e-4)
+
+
+def test_the_gpu_editions_config_leads_to_its_data(home, capsys):
+    gpu_edition(home / "models" / "old", random_net())
+    val.main(options.parse_val(["--name", "old", "--num_workers", "0"]))
+    assert "data: inputs/discs, 3 images" in capsys.readouterr().out
+
+
+def test_an_old_checkpoint_continues_with_its_optimiser_and_says_what_it_lacks(home, monkeypatch, capsys):
+    net = random_net()
+    path = npu_edition(home / "models" / "old", net)
+    seen = {}
+
+    def train_epoch(model, loader, criterion, optimizer, runtime, epoch, **kwargs):
+        seen[epoch] = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
+
+    monkeypatch.setattr(engine, "train_epoch", train_epoch)
+    monkeypatch.setattr(engine, "evaluate", lambda *args: {"loss": 1.0, "iou": 0.5, "dice": 0.5})
+    train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "10", "--name", "new", "--resume", str(path)]))
+    assert list(seen) == [7, 8, 9], "seven epochs were finished"
+    # cosine from 1e-3 to 1e-5 over 10 epochs, whatever the file's optimiser recorded
+    expected = [1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * epoch / 10)) / 2 for epoch in seen]
+    assert list(seen.values()) == pytest.approx(expected)
+    assert "holds no scheduler, history" in capsys.readouterr().out
+    # 0.8331 of the old file was better than the 0.5 since: no new best model
+    assert not (home / "models" / "new" / "model_best.pth.tar").exists()
+    assert torch.load("models/new/checkpoint.pth.tar", weights_only=True)["best_iou"] == 0.8331
+
+
+def test_a_pickle_that_would_run_a_command_is_not_run(home):
+    class Command:
+        def __reduce__(self):
+            return (open, ("ran", "w"))
+
+    buffer = io.BytesIO()
+    pickle.dump({"state_dict": Command()}, buffer)
+    (home / "bad.pth.tar").write_bytes(buffer.getvalue())
+    torch.save({"state_dict": Command()}, "bad2.pth.tar")
+    for name in ("bad.pth.tar", "bad2.pth.tar"):
+        with pytest.raises(InputError, match=rf"{name}: not a readable checkpoint"):
+            utils.load_checkpoint(name)
+    assert not (home / "ran").exists()
