@@ -21,35 +21,10 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from errors import InputError
+from files import IMAGE_EXTENSIONS, list_ids, read_image
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_LISTED = 20  # problems named one by one; the rest are counted
-
-
-def decode_image(data: bytes, flags: int, where: object) -> np.ndarray:
-    """Decode an image file's bytes with OpenCV's flags; raises InputError naming `where` if they are no image."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise InputError(f"{where}: not a readable image; replace the file or take it out")
-    return image
-
-
-def read_image(path: Path, flags: int) -> np.ndarray:
-    """Read an image file with OpenCV's flags; raises InputError naming the file if it is missing or unreadable."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    return decode_image(data, flags, path)
-
-
-def list_ids(data_path: Path, img_ext: str = ".png") -> list[str]:
-    """Names, without extension, of the images under `<data_path>/images`, sorted, so that every disk agrees."""
-    return sorted(p.name[: -len(img_ext)] for p in (data_path / "images").glob(f"*{img_ext}") if p.name != img_ext)
 
 
 def split_ids(ids: list[str]) -> tuple[list[str], list[str]]:

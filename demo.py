@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import dataset
 import engine
+import files
 import metrics
 import pictures
 import utils
@@ -44,11 +45,11 @@ class Gallery:
         pictures.write_probabilities(self.folder, name, probability)
         masks = [pictures.to_mask(channel, *image.shape[:2], self.threshold) for channel in probability]
         for k, mask in enumerate(masks):
-            pictures.write_image(self.folder / str(k) / f"{name}_mask.png", mask.astype(np.uint8) * 255)
+            files.write_image(self.folder / str(k) / f"{name}_mask.png", mask.astype(np.uint8) * 255)
             nuclei = int(metrics.label_instances(mask).max())
             self.rows.append({"id": name, "class": k, "nuclei": nuclei, "covered_share": round(float(mask.mean()), 4)})
         outlined = pictures.overlay(image, masks, truth)
-        pictures.write_image(self.folder / "overlay" / f"{name}.png", outlined)
+        files.write_image(self.folder / "overlay" / f"{name}.png", outlined)
         if self.added in self.on_sheet:
             shown = (probability.max(0) * 255).astype(np.uint8), np.any(masks, 0).astype(np.uint8) * 255
             # kept at the sheet's size: originals of many megapixels would add up
@@ -58,8 +59,8 @@ class Gallery:
     def finish(self, outlines: str) -> None:
         """Write overview.png and nuclei.csv."""
         sheet = pictures.contact_sheet(self.strips, ["image", "probability", "mask", outlines])
-        pictures.write_image(self.folder / "overview.png", sheet)
-        with utils.replacing(self.folder / "nuclei.csv") as partial:
+        files.write_image(self.folder / "overview.png", sheet)
+        with files.replacing(self.folder / "nuclei.csv") as partial:
             pd.DataFrame(self.rows).to_csv(partial, index=False)
 
 
@@ -72,15 +73,15 @@ def find_images(inputs: list[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            files = [p for p in path.iterdir() if p.suffix.lower() in dataset.IMAGE_EXTENSIONS]
+            files = [p for p in path.iterdir() if p.suffix.lower() in files.IMAGE_EXTENSIONS]
             deeper = (p for p in path.rglob("*") if "masks" not in p.relative_to(path).parts[:-1])
-            files = files or [p for p in deeper if p.suffix.lower() in dataset.IMAGE_EXTENSIONS]
+            files = files or [p for p in deeper if p.suffix.lower() in files.IMAGE_EXTENSIONS]
         elif path.exists():
             files = [path]
         else:
             files = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
         if not files:
-            raise InputError(f"--input {text}: no image there ({', '.join(dataset.IMAGE_EXTENSIONS)})")
+            raise InputError(f"--input {text}: no image there ({', '.join(files.IMAGE_EXTENSIONS)})")
         found += sorted(files)
     return list(dict.fromkeys(found))
 
@@ -102,7 +103,7 @@ def read_any(path: Path) -> np.ndarray:
     Grey is replicated, alpha dropped. More than 8 bits are stretched from the image's minimum to its maximum:
     cameras of 12 and 14 bits leave most of a 16-bit file's range unused.
     """
-    image = dataset.read_image(path, cv2.IMREAD_UNCHANGED)
+    image = files.read_image(path, cv2.IMREAD_UNCHANGED)
     if image.ndim == 3:
         image = image[:, :, :3]
     if image.dtype != np.uint8:

@@ -6,18 +6,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from utils import replacing
+from files import write_image
 
 # BGR; told apart with red-green colour blindness too
 COLOURS = ((0, 200, 255), (255, 120, 0), (180, 60, 220), (80, 220, 80))
 TRUTH = (255, 255, 255)
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W) or BGR (H, W, 3) in the format of the path's extension, whole or not at all."""
-    data = cv2.imencode(path.suffix, image)[1].tobytes()
-    with replacing(path) as partial:
-        partial.write_bytes(data)
 
 
 def write_probabilities(folder: Path, img_id: str, probability: np.ndarray) -> None:

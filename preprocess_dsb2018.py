@@ -1,12 +1,10 @@
 """Prepare raw DSB2018 images (Kaggle's layout, one mask file a nucleus) for training: one image, one mask, one size."""
 
 import options
-import runtime as rt
 from errors import InputError, one_sentence
 
-if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
+if __name__ == "__main__":  # before the libraries are imported: --help and a mistyped flag are answered at once
     ARGS = options.parse_preprocess()
-    rt.require_torch()
 
 import json
 import os
@@ -26,9 +24,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-import dataset
 import download
-import pictures
+import files
 import synthetic
 
 RAW_FOLDER = Path("inputs/data-science-bowl-2018/stage1_train")
@@ -61,7 +58,7 @@ class RawSet:
             match = MEMBER.fullmatch(name)
             if not match or match["file"].startswith(".") or name.startswith("__MACOSX/") or match["id"] in (".", ".."):
                 continue
-            if Path(name).suffix.lower() in dataset.IMAGE_EXTENSIONS:
+            if Path(name).suffix.lower() in files.IMAGE_EXTENSIONS:
                 members = self.images if match["kind"] == "images" else self.masks
                 members.setdefault(match["id"], []).append(name)
         self.ids = sorted(self.images.keys() | self.masks.keys())
@@ -74,7 +71,7 @@ class RawSet:
             data = self.zip.read(name) if self.zip else (self.path / name).read_bytes()
         except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise InputError(f"{name}: cannot be read ({error})") from error
-        return dataset.decode_image(data, flags, name)
+        return files.decode_image(data, flags, name)
 
 
 def prepare_one(raw: RawSet, img_id: str, output: Path, size: int) -> dict:
@@ -100,9 +97,9 @@ def prepare_one(raw: RawSet, img_id: str, output: Path, size: int) -> dict:
             union[mask > 127] = 1
     except InputError as error:
         return {"id": img_id, "skipped": str(error)}
-    pictures.write_image(output / "images" / f"{img_id}.png", cv2.resize(image, (size, size)))
+    files.write_image(output / "images" / f"{img_id}.png", cv2.resize(image, (size, size)))
     soft = (cv2.resize(union, (size, size)) * 255).astype(np.uint8)
-    pictures.write_image(output / "masks" / "0" / f"{img_id}.png", soft)
+    files.write_image(output / "masks" / "0" / f"{img_id}.png", soft)
     return {"id": img_id, "size": f"{image.shape[1]}×{image.shape[0]}", "nuclei": len(masks)}
 
 
@@ -123,6 +120,8 @@ def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool
     done = read_journal(journal, origin)
     if not done:
         shutil.rmtree(building, ignore_errors=True)
+    for leftover in building.rglob(".*.partial.png"):  # of a worker killed while it wrote
+        leftover.unlink()
     for folder in ("images", "masks/0"):
         (building / folder).mkdir(parents=True, exist_ok=True)
     waiting = [img_id for img_id in raw.ids if img_id not in done]
@@ -149,12 +148,12 @@ def already_prepared(raw: RawSet, output: Path, size: int) -> bool:
     """Is `output` there and made of these images at this size? Raises InputError where it holds anything else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
-    there = dataset.list_ids(output)
+    there = files.list_ids(output)
     strange = set(there) - set(raw.ids)
     if not there or strange:
         what = f"{len(strange)} images that are not in {raw.path}" if there else "other files"
         raise InputError(f"{output} exists and holds {what}; choose another --output, or replace it with --overwrite")
-    height, width = dataset.read_image(output / "images" / f"{there[0]}.png", cv2.IMREAD_COLOR).shape[:2]
+    height, width = files.read_image(output / "images" / f"{there[0]}.png", cv2.IMREAD_COLOR).shape[:2]
     if (height, width) != (size, size):
         raise InputError(f"{output} exists with images of {width}×{height}; choose another --output, or --overwrite")
     print(f"{output} is already prepared, with {len(there)} of {len(raw.ids)} images; --overwrite does it again")

@@ -20,6 +20,7 @@ from torch import nn
 
 import archs
 import engine
+import files
 import utils
 
 TOLERANCE = 1e-4
@@ -77,7 +78,7 @@ def main(args: Namespace) -> None:
     if args.dynamic:  # another batch size, height and width than the graph was traced with
         examples.append(example(args.batch_size + 1, args.input_h + archs.STRIDE, args.input_w + 2 * archs.STRIDE))
     target = Path(args.output)
-    with utils.replacing(target) as partial:
+    with files.replacing(target) as partial:
         try:
             outputs = export(model, examples[0], partial, args.opset, args.dynamic)
         except (torch.onnx.errors.OnnxExporterError, ValueError) as error:

@@ -18,6 +18,7 @@ from torch import nn, optim
 import archs
 import dataset
 import engine
+import files
 import pictures
 import utils
 
@@ -170,9 +171,9 @@ def catch_up(optimizer, scheduler, epochs: int, lr: float) -> None:
 def save(progress: dict, args: Namespace, model: nn.Module, optimizer, scheduler, folder: Path, is_best: bool) -> None:
     """Write the epoch's files: checkpoint.pth.tar, model_best.pth.tar if it is the best so far, log.csv, curves.png."""
     history = pd.DataFrame(progress["history"])
-    with utils.replacing(folder / "log.csv") as path:
+    with files.replacing(folder / "log.csv") as path:
         history.to_csv(path, index=False)
-    with utils.replacing(folder / "curves.png") as path:
+    with files.replacing(folder / "curves.png") as path:
         pictures.plot_curves(history, path)
     state = {
         **progress,

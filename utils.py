@@ -1,9 +1,7 @@
 """Small things every script needs: meters and log lines, seeds, run folders, checkpoints, safe writing."""
 
-import os
 import random
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 import yaml
 
 from errors import InputError
+from files import replacing
 
 
 class AverageMeter:
@@ -44,22 +43,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-@contextmanager
-def replacing(path: Path):
-    """Yield a name beside `path` to write to; it becomes `path` only once it is whole and on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the extension stays last, since OpenCV and matplotlib choose the format by it
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def run_folder(name: str, parent: str = "models") -> Path:

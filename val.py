@@ -15,6 +15,7 @@ import torch
 
 import dataset
 import engine
+import files
 import metrics
 import pictures
 import utils
@@ -38,7 +39,7 @@ class Scores:
             pictures.write_probabilities(self.folder, img_id, probability[i])
             for k in range(logits.shape[1]):
                 mask = probability[i, k] > 0.5
-                pictures.write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
+                files.write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
                 instances = [metrics.label_instances(m) for m in (mask, target[i, k].numpy() > 0.5)]
                 self.images.append(
                     {
@@ -77,7 +78,7 @@ def main(args: Namespace) -> None:
     folder = utils.run_folder(args.name, args.output)
     scores = Scores(folder)
     result = engine.evaluate(model, loader, criterion, runtime, scores)
-    with utils.replacing(folder / "metrics.csv") as partial:
+    with files.replacing(folder / "metrics.csv") as partial:
         pd.DataFrame(scores.images).to_csv(partial, index=False)
     print(scores.table(result).to_string(float_format="{:.4f}".format))
     print(f"masks: {folder}, by image: {folder / 'metrics.csv'}")
