@@ -133,7 +133,7 @@ def describe(state_dict: dict[str, Tensor]) -> dict:
     """
     head = state_dict.get("final.weight", state_dict.get("final4.weight"))
     stem = state_dict.get("conv0_0.conv1.weight")
-    if head is None or stem is None:
+    if head is None or stem is None or head.ndim != 4 or stem.ndim != 4:
         raise ValueError(f"these are not the weights of {' or '.join(ARCHS)}: no conv0_0 or no final head among them")
     return {
         "arch": "NestedUNet" if "conv0_1.conv1.weight" in state_dict else "UNet",

@@ -94,4 +94,5 @@ def _listed(data_path: Path, problems: list[str]) -> str:
     lines = problems[:MAX_LISTED]
     if len(problems) > MAX_LISTED:
         lines.append(f"… and {len(problems) - MAX_LISTED} more of the kind")
-    return "\n  ".join([f"{data_path} cannot be used as it is ({len(problems)} problems):", *lines])
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n  ".join([f"{data_path} cannot be used as it is ({count}):", *lines])

@@ -73,16 +73,16 @@ def find_images(inputs: list[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            files = [p for p in path.iterdir() if p.suffix.lower() in files.IMAGE_EXTENSIONS]
+            matches = [p for p in path.iterdir() if p.suffix.lower() in files.IMAGE_EXTENSIONS]
             deeper = (p for p in path.rglob("*") if "masks" not in p.relative_to(path).parts[:-1])
-            files = files or [p for p in deeper if p.suffix.lower() in files.IMAGE_EXTENSIONS]
+            matches = matches or [p for p in deeper if p.suffix.lower() in files.IMAGE_EXTENSIONS]
         elif path.exists():
-            files = [path]
+            matches = [path]
         else:
-            files = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
-        if not files:
+            matches = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
+        if not matches:
             raise InputError(f"--input {text}: no image there ({', '.join(files.IMAGE_EXTENSIONS)})")
-        found += sorted(files)
+        found += sorted(matches)
     return list(dict.fromkeys(found))
 
 

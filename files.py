@@ -9,6 +9,8 @@ import numpy as np
 
 from errors import InputError
 
+cv2.setLogLevel(0)  # silent: a bad file is ours to tell, by its name
+
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 

@@ -16,13 +16,20 @@ DATASET = "dsb2018_96"
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to each flag's help, but where the help tells it itself."""
+
+    def _get_help_string(self, action):
+        return action.help if "(default: " in action.help else super()._get_help_string(action)
+
+
 class _Parser(argparse.ArgumentParser):
     """Shows defaults, and accepts every flag with hyphens as well as with underscores."""
 
     def __init__(self, description: str):
         super().__init__(
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Formatter,
             epilog="Every flag may be written with hyphens or with underscores.",
         )
 
@@ -39,36 +46,42 @@ def _underscored(token: str) -> str:
     return f"--{flag.replace('-', '_')}{equals}{value}"
 
 
-def _whole(least: int):
-    """A type for argparse: a whole number of at least `least`."""
+def _whole(least: int, most: float = math.inf):
+    """A type for argparse: a whole number of at least `least` and at most `most`."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        if value is None or not least <= value <= most:
+            upper = "" if math.isinf(most) else f" and at most {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}{upper}")
         return value
 
     return parse
 
 
-def _real(least: float, open_end: bool = False):
-    """A type for argparse: a finite number of at least (`open_end`: above) `least`."""
+def _real(least: float, open_end: bool = False, below: float = math.inf):
+    """A type for argparse: a number of at least (`open_end`: above) `least`, and below `below`."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (value > least if open_end else value >= least) or math.isinf(value):
+        if not (value > least if open_end else value >= least) or not value < below:
+            upper = "" if math.isinf(below) else f" and below {below}"
             raise argparse.ArgumentTypeError(
-                f"{text!r} is not a number {'above' if open_end else 'of at least'} {least}"
+                f"{text!r} is not a number {'above' if open_end else 'from'} {least}{upper}"
             )
         return value
 
     return parse
+
+
+def _loss_scale(text: str) -> float:
+    return -1.0 if text in ("-1", "-1.0", "dynamic") else _real(0, open_end=True)(text)
 
 
 def _side(text: str) -> int:
@@ -146,15 +159,15 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--nesterov", default=False, type=_true_or_false, help="Nesterov momentum of SGD")
     recipe.add_argument("--scheduler", default="CosineAnnealingLR", choices=SCHEDULERS, help="stepped once an epoch")
     recipe.add_argument("--min_lr", default=1e-5, type=_real(0), help="of CosineAnnealingLR and ReduceLROnPlateau")
-    recipe.add_argument("--factor", default=0.1, type=_real(0, True), help="of ReduceLROnPlateau")
+    recipe.add_argument("--factor", default=0.1, type=_real(0, True, below=1), help="of ReduceLROnPlateau")
     recipe.add_argument("--patience", default=2, type=_whole(0), help="of ReduceLROnPlateau, in epochs")
     recipe.add_argument("--milestones", default="1,2", type=_milestones, help="of MultiStepLR: epochs, as 1,2")
     recipe.add_argument("--gamma", default=2 / 3, type=_real(0, True), help="of MultiStepLR")
     mixed = parser.add_argument_group("precision")
     mixed.add_argument("--amp", action="store_true", default=None, help="mixed precision (default: by device)")
-    mixed.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision")
+    mixed.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision (default: by device)")
     mixed.add_argument("--opt_level", default="O2", choices=("O0", "O1", "O2", "O3"), help="kind of mixed precision")
-    mixed.add_argument("--loss_scale", default=128.0, type=float, help="static loss scale; -1: dynamic")
+    mixed.add_argument("--loss_scale", default=128.0, type=_loss_scale, help="static loss scale; -1: dynamic")
     mixed.add_argument(
         "--precision_mode",
         default="allow_mix_precision",
@@ -169,7 +182,7 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     ranks.add_argument("--rank_id", default=0, type=_whole(0), help="this process's rank in a hand-made launch")
     ranks.add_argument("--num_gpus", default=1, type=_whole(1), help="number of processes in a hand-made launch")
     ranks.add_argument("--addr", default="127.0.0.1", help="address of rank 0")
-    ranks.add_argument("--port", default=29588, type=_whole(1), help="port of rank 0")
+    ranks.add_argument("--port", default=29588, type=_whole(1, 65535), help="port of rank 0")
     ranks.add_argument("--dist_backend", help="collective library (default: by device)")
     trace = parser.add_argument_group("profile")
     trace.add_argument("--profiling", default="False", choices=("CANN", "GE", "False"), help="trace some steps")
@@ -201,7 +214,9 @@ def parse_val(argv: list[str] | None = None) -> argparse.Namespace:
     parser = _Parser("Evaluate a trained model on the validation split and write its predicted masks.")
     parser.add_argument("--name", default=default_name(), help="folder under models/")
     parser.add_argument("--data_path", help="prepared data (default: as in training)")
-    parser.add_argument("-b", "--batch_size", type=_whole(1), help="(default: as in training: batch IoU depends on it)")
+    parser.add_argument(
+        "-b", "--batch_size", type=_whole(1), help="images at a time; batch IoU depends on it (default: as in training)"
+    )
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
     _add_workers(parser)
     _add_device(parser)
@@ -251,7 +266,8 @@ def parse_preprocess(argv: list[str] | None = None) -> argparse.Namespace:
         help="raw folder or zip (default: what lies under inputs/); with --synthetic: the raw folder to write",
     )
     parser.add_argument(
-        "--output", help="(default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)"
+        "--output",
+        help="folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)",
     )
     parser.add_argument("--img_size", default=96, type=_whole(1), help="side of the prepared images")
     parser.add_argument("--workers", default=2, type=_whole(1), help="processes")

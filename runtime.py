@@ -86,9 +86,14 @@ def init(device: str = "auto", device_id: int = 0) -> Runtime:
     """
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("training runs in one process; start it without torchrun")
-    device_id = int(os.environ.get("ASCEND_DEVICE_ID") or device_id)
+    try:
+        device_id = int(os.environ.get("ASCEND_DEVICE_ID") or device_id)
+    except ValueError:
+        raise InputError(
+            f"ASCEND_DEVICE_ID={os.environ['ASCEND_DEVICE_ID']}: not a device's number; unset it"
+        ) from None
     if device == "npu" or (device == "auto" and _has_npu(required=False)):
         _has_npu(required=True)
         kind, count = "npu", torch.npu.device_count()

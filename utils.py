@@ -106,14 +106,16 @@ def load_checkpoint(path: Path) -> dict:
         raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
     if "state_dict" not in checkpoint:
         checkpoint = {"state_dict": checkpoint}
-    weights = checkpoint["state_dict"]
-    if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+    weights, epoch, best_iou = checkpoint["state_dict"], checkpoint.get("epoch", 0), checkpoint.get("best_iou")
+    whole = isinstance(weights, dict) and weights and isinstance(epoch, int)
+    if not whole or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
         raise InputError(f"{path}: holds no weights; give a checkpoint that train.py wrote")
-    best_iou = checkpoint.get("best_iou")
+    if not isinstance(best_iou, (int, float, np.number, type(None))):
+        raise InputError(f"{path}: its best_iou is {best_iou!r}, not a number; give a checkpoint that train.py wrote")
     return {
         **checkpoint,
         "state_dict": {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in weights.items()},
-        "epoch": int(checkpoint.get("epoch", 0)),
+        "epoch": epoch,
         "best_iou": None if best_iou is None else float(best_iou),
     }
 
@@ -141,6 +143,6 @@ def find_data(data_path: str | None, config: dict, dataset: str | None = None) -
     if data_path:
         return Path(data_path)
     recorded = config.get("data_path")
-    if not dataset and recorded and Path(recorded).is_dir():
+    if not dataset and isinstance(recorded, str) and Path(recorded).is_dir():
         return Path(recorded)
     return Path("inputs") / str(dataset or config.get("dataset") or "dsb2018_96")

@@ -9,7 +9,9 @@ if __name__ == "__main__":  # before torch is imported: --help and a mistyped fl
     rt.require_torch()
 
 from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -21,45 +23,42 @@ import pictures
 import utils
 
 
-class Scores:
-    """Collects the scores of each image and class, and of each class over whole batches, and writes the masks."""
+PIXEL_SCORES = {"iou": metrics.iou_score, "mask_dice": metrics.mask_dice, "dice": metrics.dice_coef}
 
-    def __init__(self, folder):
-        self.folder, self.images, self.batches = folder, [], []
+
+class Scores:
+    """Collects the scores of whole batches and of each image, by class, and writes the masks."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.batches, self.images = folder, [], []
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
         """Take in a batch: logits and targets (N, num_classes, H, W)."""
         logits, target = logits.cpu(), target.cpu()
-        probability = torch.sigmoid(logits).numpy()
-        for k in range(logits.shape[1]):
-            scores = {"class": k, "iou": metrics.iou_score(logits[:, k], target[:, k]).item()}
-            scores["dice"] = metrics.dice_coef(logits[:, k], target[:, k]).item()
-            self.batches.append(scores | {"weight": len(ids)})
-        for i, img_id in enumerate(ids):
-            pictures.write_probabilities(self.folder, img_id, probability[i])
-            for k in range(logits.shape[1]):
-                mask = probability[i, k] > 0.5
+        classes = range(logits.shape[1])
+        for label, chosen in [("all", slice(None)), *((f"class {k}", k) for k in classes)]:
+            scores = {key: score(logits[:, chosen], target[:, chosen]).item() for key, score in PIXEL_SCORES.items()}
+            self.batches.append({"label": label, "weight": len(ids), **scores})
+        for img_id, own_logits, own_target in zip(ids, logits, target):
+            probability = torch.sigmoid(own_logits).numpy()
+            pictures.write_probabilities(self.folder, img_id, probability)
+            for k in classes:
+                mask, true = probability[k] > 0.5, own_target[k].numpy() > 0.5
                 files.write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
-                instances = [metrics.label_instances(m) for m in (mask, target[i, k].numpy() > 0.5)]
-                self.images.append(
-                    {
-                        "id": img_id,
-                        "class": k,
-                        "iou": metrics.iou_score(logits[i, k], target[i, k]).item(),
-                        "dice": metrics.dice_coef(logits[i, k], target[i, k]).item(),
-                        "ap": metrics.average_precision(*instances),
-                    }
-                )
+                row = {"id": img_id, "class": k}
+                row |= {key: score(own_logits[k], own_target[k]).item() for key, score in PIXEL_SCORES.items()}
+                row["ap"] = metrics.average_precision(metrics.label_instances(mask), metrics.label_instances(true))
+                self.images.append(row)
 
-    def table(self, overall: dict[str, float]) -> pd.DataFrame:
-        """A row for each class and one for all: batch IoU and Dice, and the means of the images' IoU and AP."""
-        batches, images = pd.DataFrame(self.batches), pd.DataFrame(self.images)
-        rows = {"all": [overall["iou"], overall["dice"], images["iou"].mean(), images["ap"].mean()]}
-        for k, group in batches.groupby("class"):
-            of_class = images[images["class"] == k]
-            means = [(group[key] * group["weight"]).sum() / group["weight"].sum() for key in ("iou", "dice")]
-            rows[f"class {k}"] = [*means, of_class["iou"].mean(), of_class["ap"].mean()]
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["IoU", "Dice", "IoU by image", "AP by image"])
+    def table(self) -> pd.DataFrame:
+        """A row for all classes and one for each: batch scores, then the means of the images' IoU, Dice and AP."""
+        rows, images = {}, pd.DataFrame(self.images)
+        for label, group in pd.DataFrame(self.batches).groupby("label", sort=False):
+            own = images if label == "all" else images[images["class"] == int(label.removeprefix("class "))]
+            batch = [np.average(group[key], weights=group["weight"]) for key in PIXEL_SCORES]
+            rows[label] = [*batch, own["iou"].mean(), own["mask_dice"].mean(), own["ap"].mean()]
+        columns = ["IoU", "mask Dice", "soft Dice", "IoU by image", "mask Dice by image", "AP by image"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def main(args: Namespace) -> None:
@@ -80,8 +79,10 @@ def main(args: Namespace) -> None:
     result = engine.evaluate(model, loader, criterion, runtime, scores)
     with files.replacing(folder / "metrics.csv") as partial:
         pd.DataFrame(scores.images).to_csv(partial, index=False)
-    print(scores.table(result).to_string(float_format="{:.4f}".format))
+    table = scores.table()
+    print(table.to_string(float_format="{:.4f}".format))
     print(f"masks: {folder}, by image: {folder / 'metrics.csv'}")
+    print(f"Mask Dice: {table.loc['all', 'mask Dice']:.4f}")
     print(f"Dice: {result['dice']:.4f}")
     print(f"IoU: {result['iou']:.4f}")
 

@@ -153,8 +153,12 @@ def test_val_scores_are_those_counted_by_hand(bright, capsys):
         p, t = (np.concatenate([x[n].ravel() for n in names]) for x in (predicted, true))
         return 2 * (p * t).sum() / (p.sum() + t.sum())
 
+    def mask_dice(names):
+        return 2 * iou(names) / (1 + iou(names))
+
     batches = [ids[:2], ids[2:]]  # three images, two at a time
-    expected = {f: sum(f(b) * len(b) for b in batches) / 3 for f in (iou, dice)}
+    expected = {f: sum(f(b) * len(b) for b in batches) / 3 for f in (iou, dice, mask_dice)}
+    assert float(re.search(r"^Mask Dice: (\S+)$", out, re.MULTILINE)[1]) == pytest.approx(expected[mask_dice], abs=1e-4)
     assert float(re.search(r"^Dice: (\S+)$", out, re.MULTILINE)[1]) == pytest.approx(expected[dice], abs=1e-4)
     assert out.splitlines()[-1] == f"IoU: {expected[iou]:.4f}"
     table = pd.read_csv("outputs/bright/metrics.csv").set_index("id")
@@ -162,11 +166,12 @@ def test_val_scores_are_those_counted_by_hand(bright, capsys):
     for img_id in ids:
         assert table.iou[img_id] == pytest.approx(iou([img_id]), abs=1e-4)
         assert table.dice[img_id] == pytest.approx(dice([img_id]), abs=1e-4)
-    by_image = re.search(r"^all +(\S+) +(\S+) +(\S+) +(\S+)$", out, re.MULTILINE)
-    assert float(by_image[3]) == pytest.approx(np.mean([iou([n]) for n in ids]), abs=1e-4)
+        assert table.mask_dice[img_id] == pytest.approx(mask_dice([img_id]), abs=1e-4)
+    by_image = re.search(r"^all" + r" +(\S+)" * 6 + "$", out, re.MULTILINE)
+    assert float(by_image[4]) == pytest.approx(np.mean([iou([n]) for n in ids]), abs=1e-4)
     # one disc an image: the average precision is the share of thresholds that its IoU exceeds
     ap = np.mean([[iou([n]) > t for t in metrics.THRESHOLDS] for n in ids])
-    assert float(by_image[4]) == pytest.approx(ap, abs=1e-4)
+    assert float(by_image[6]) == pytest.approx(ap, abs=1e-4)
 
 
 def test_overlay_outlines_without_hiding_the_inside():

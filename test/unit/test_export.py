@@ -57,7 +57,10 @@ def test_a_model_that_differs_from_torch_does_not_replace_the_target(checkpoint,
     monkeypatch.setattr(pthtar2onnx, "largest_difference", lambda *args: 2e-4)
     with pytest.raises(InputError, match=r"differs from torch by more than 0\.0001; net\.onnx is left as it was"):
         export("--output", "net.onnx", "--input_h", "16", "--input_w", "16")
-    assert old.read_text() == "the old one" and sorted(p.name for p in old.parent.iterdir()) == ["net.onnx", "net.pth.tar"]
+    assert old.read_text() == "the old one" and sorted(p.name for p in old.parent.iterdir()) == [
+        "net.onnx",
+        "net.pth.tar",
+    ]
 
 
 def test_without_a_trained_model(tmp_path):

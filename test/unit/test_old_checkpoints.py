@@ -91,7 +91,9 @@ def test_val_demo_and_export_take_them(home, capsys, edition):
 
     demo.main(options.parse_demo(["--name", "old", "--data_path", "inputs/discs", "--num_workers", "0"]))
     assert f"{side}×{side}" in capsys.readouterr().out
-    pthtar2onnx.main(options.parse_export(["--name", "old", "--output", "old.onnx", "--input_h", "32", "--input_w", "48"]))
+    pthtar2onnx.main(
+        options.parse_export(["--name", "old", "--output", "old.onnx", "--input_h", "32", "--input_w", "48"])
+    )
     x = torch.randn(1, 3, 32, 48) / 255
     (found,) = onnxruntime.InferenceSession("old.onnx").run(["output1"], {"actual_input_1": x.numpy()})
     with torch.no_grad():

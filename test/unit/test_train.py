@@ -140,7 +140,9 @@ def test_early_stopping_counts_epochs_without_a_better_iou(home, monkeypatch):
     assert torch.load("models/run/model_best.pth.tar", weights_only=True)["epoch"] == 2
 
 
-@pytest.mark.parametrize("flags", [(), ("--optimizer", "SGD", "--nesterov", "True", "--scheduler", "ReduceLROnPlateau")])
+@pytest.mark.parametrize(
+    "flags", [(), ("--optimizer", "SGD", "--nesterov", "True", "--scheduler", "ReduceLROnPlateau")]
+)
 def test_resume_goes_on_as_if_never_stopped(home, monkeypatch, flags):
     flags = ("--epochs", "3", "--patience", "0", *flags)
     train_here("--name", "whole", *flags)
@@ -175,7 +177,9 @@ def test_a_finished_run_says_so(home, capsys):
 
 def test_resume_refuses_another_net(home):
     torch.save({"epoch": 1, "state_dict": random_net("NestedUNet").state_dict()}, "nested.pth.tar")
-    with pytest.raises(InputError, match=r"nested\.pth\.tar does not fit this run: --arch is NestedUNet there and UNet"):
+    with pytest.raises(
+        InputError, match=r"nested\.pth\.tar does not fit this run: --arch is NestedUNet there and UNet"
+    ):
         train_here("--name", "run", "--resume", "nested.pth.tar")
     assert not (home / "models").exists()
 

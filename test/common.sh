@@ -1,0 +1,281 @@
+# shellcheck shell=bash
+# What the launchers share. A launcher sources this file, sets the variables of the first block that its row of the
+# table needs (see train_full_1p.sh), and then calls parse_flags, prepare, run_logged and write_results in turn.
+# One with flags of its own defines launcher_flag and launcher_usage anew; one that starts several processes sets
+# rank_size and gives run_logged another command, e.g. torchrun's in place of "$python".
+
+test_dir=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || exit 1
+root=$(dirname -- "$test_dir")
+
+# A launcher's own: its row of the table.
+summary=            # one line for --help
+network=            # Network in the result file
+kind=               # last part of CaseName: acc, perf
+time_unit=s         # unit of TrainingTime: s or ms
+compile_time=       # seconds, where the result file is to tell them
+rank_size=1         # number of processes
+log_kind=train      # the log is test/output/<id>/<log_kind>_<id>.log
+
+# Flags, with the defaults the launchers have in common; empty means that train.py's own default holds.
+data_path=
+device_id=0
+device=auto
+epochs=100
+batch_size=16
+lr=1e-3
+optimizer=
+num_workers=4
+name=
+precision=          # --hf32 or --fp32
+precision_mode=
+bin_mode=
+profiling=
+start_step=
+stop_step=
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '[Warning] %s\n' "$*" >&2; }
+die() {
+    printf '[Error] %s\n' "$*" >&2
+    exit 1
+}
+
+launcher_flag() { return 1; } # "$1" is a flag that parse_flags doesn't know: 0 if the launcher does
+launcher_usage() { :; }       # its lines in --help
+
+usage() {
+    cat <<EOT
+usage: bash test/$(basename -- "$0") [--data_path=DIR] [flags]
+$summary
+
+  --data_path=DIR         prepared data set, relative to where you stand (default: inputs/dsb2018_96 of the repository)
+  --device=NAME           auto, npu, gpu, cuda or cpu (default: $device)
+  --device_id=N           device, and the folder below test/output; ASCEND_DEVICE_ID beats it (default: $device_id)
+  --epochs=N              (default: $epochs)
+  --batch_size=N          over all processes (default: $batch_size)
+  --lr=X                  (default: $lr)
+  --optimizer=NAME        Adam or SGD (default: Adam; SGD with must_keep_origin_dtype)
+  --num_workers=N         data loading processes (default: $num_workers)
+  --name=NAME             run name, the folder below models/ (default: $(default_name))
+  --precision_mode=MODE   allow_mix_precision or must_keep_origin_dtype: no AMP (default: allow_mix_precision)
+  --fp32, --hf32          switch HF32/TF32 off, or leave it on
+  --bin_mode              precompiled operators (NPU)
+  --profiling=TOOL        CANN, GE or False (default: False)
+  --start_step=N          first step that is profiled (default: ${start_step:-0})
+  --stop_step=N           step before which profiling stops (default: ${stop_step:-20})
+EOT
+    launcher_usage
+    say '  --help                  this text'
+}
+
+# The run name without --name, as train.py makes it; speed runs have their own, so that they never replace a model.
+default_name() {
+    case $kind in
+        perf) say dsb2018_96_UNet_woDS_perf ;;
+        *) say dsb2018_96_UNet_woDS ;;
+    esac
+}
+
+# need FLAG VALUE whole|positive|real: stop unless the value is such a number.
+need() {
+    local pattern
+    case $3 in
+        whole) pattern='^(0|[1-9][0-9]*)$' ;;
+        positive) pattern='^[1-9][0-9]*$' ;;
+        real) pattern='^([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$' ;;
+    esac
+    [[ $2 =~ $pattern ]] || die "$1 takes a $3 number, not \"$2\"."
+}
+
+parse_flags() {
+    local arg value
+    for arg in "$@"; do
+        value=${arg#*=}
+        case $arg in
+            --data_path=*) data_path=$value ;;
+            --device_id=*) device_id=$value ;;
+            --device=*) device=$value ;;
+            --epochs=*) epochs=$value ;;
+            --batch_size=*) batch_size=$value ;;
+            --lr=*) lr=$value ;;
+            --optimizer=*) optimizer=$value ;;
+            --num_workers=*) num_workers=$value ;;
+            --name=*) name=$value ;;
+            --hf32 | --fp32)
+                [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'
+                precision=$arg
+                ;;
+            --precision_mode=*) precision_mode=$value ;;
+            --bin_mode | --bin_mode=1 | --bin_mode=[Tt]rue) bin_mode=1 ;;
+            --bin_mode=0 | --bin_mode=[Ff]alse) bin_mode=0 ;;
+            --profiling=*) profiling=$value ;;
+            --start_step=*) start_step=$value ;;
+            --stop_step=*) stop_step=$value ;;
+            --more_path1=* | --rank_id=*) warn "${arg%%=*} is of no use here and is ignored." ;;
+            --help | -h)
+                usage
+                exit 0
+                ;;
+            *) launcher_flag "$arg" || die "Unknown flag \"$arg\" (flags are written --flag=value; see --help)." ;;
+        esac
+    done
+    device_id=${ASCEND_DEVICE_ID:-$device_id} # schedulers set it
+    need 'The device id' "$device_id" whole
+    need --epochs "$epochs" positive
+    need --batch_size "$batch_size" positive
+    need --lr "$lr" real
+    need --num_workers "$num_workers" whole
+    [[ -z $start_step ]] || need --start_step "$start_step" whole
+    [[ -z $stop_step ]] || need --stop_step "$stop_step" whole
+}
+
+# Makes data_path absolute, which also keeps a leading dash from being taken for a flag.
+resolve_data_path() {
+    local given=$data_path
+    if [[ -z $given ]]; then
+        given=$root/inputs/dsb2018_96
+        [[ -d $given/images && -d $given/masks ]] || die 'para "data_path" must be configured'
+    fi
+    [[ $given == /* ]] || given=$PWD/$given
+    data_path=$(CDPATH='' cd -- "$given" 2>/dev/null && pwd) || die "There is no folder \"$given\" (from --data_path)."
+}
+
+on_ascend() { command -v npu-smi >/dev/null || [[ -d /usr/local/Ascend ]]; }
+
+load_ascend_environment() {
+    on_ascend && [[ -f $test_dir/env_npu.sh && ${etp_running_flag:-} != true ]] || return 0
+    set +u # CANN's own scripts read variables that may be unset
+    # shellcheck source=/dev/null
+    source "$test_dir/env_npu.sh"
+    set -u
+}
+
+# Sets python: the active virtual environment's, else .venv's, else the system's.
+# shellcheck disable=SC2034  # it is for the launchers
+find_python() {
+    local folder
+    for folder in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}" "$root/.venv"; do
+        if [[ -n $folder && -x $folder/bin/python ]]; then
+            python=$folder/bin/python
+            return
+        fi
+    done
+    python=$(command -v python3) || die 'There is no python3: install Python 3.10 or newer.'
+}
+
+# After parse_flags: everything that run_logged and write_results need. Sets train_args, case_name, the files' names.
+prepare() {
+    resolve_data_path
+    load_ascend_environment
+    find_python
+
+    local default_optimizer=Adam
+    train_args=(
+        "$data_path" "--device=$device" "--device_id=$device_id" "--epochs=$epochs" "--batch_size=$batch_size"
+        "--lr=$lr" "--num_workers=$num_workers"
+    )
+    if [[ $precision_mode == must_keep_origin_dtype ]]; then
+        default_optimizer=SGD
+        train_args+=(--no-amp)
+    fi
+    train_args+=("--optimizer=${optimizer:-$default_optimizer}")
+    train_args+=("--name=${name:-$(default_name)}")
+    [[ -z $precision_mode ]] || train_args+=("--precision_mode=$precision_mode")
+    [[ -z $precision ]] || train_args+=("$precision")
+    [[ -z $bin_mode ]] || train_args+=("--bin_mode=$bin_mode")
+    [[ -z $profiling ]] || train_args+=("--profiling=$profiling")
+    [[ -z $start_step ]] || train_args+=("--start_step=$start_step")
+    [[ -z $stop_step ]] || train_args+=("--stop_step=$stop_step")
+
+    case_name=${network}_bs${batch_size}_${rank_size}p${precision/#--/_}_$kind
+    output=$test_dir/output/$device_id
+    log=$output/${log_kind}_$device_id.log
+    result_file=$output/$case_name.log
+    loss_file=$output/train_${case_name}_loss.txt
+    mkdir -p -- "$output" || die "Cannot make the folder \"$output\"."
+    rm -f -- "$log" "$result_file" "$loss_file" # only these: other cases' results stay
+}
+
+# run_forwarding COMMAND…: runs it to its end and returns its exit code; SIGHUP, SIGINT, SIGTERM and SIGUSR1 that this
+# shell gets meanwhile are passed on to it, and the last one's name is left in caught.
+run_forwarding() {
+    local signal child='' status=0
+    caught=
+    for signal in HUP INT TERM USR1; do
+        # shellcheck disable=SC2064  # the signal's name is to be filled in now
+        trap "caught=$signal; [[ -z \$child ]] || kill -s $signal \"\$child\" 2>/dev/null" "$signal"
+    done
+    # Without job control a background process would ignore SIGINT; its own process group keeps a terminal's Ctrl-C,
+    # which is forwarded too, from reaching it twice.
+    set -m
+    "$@" </dev/null &
+    child=$!
+    set +m
+    [[ -z $caught ]] || kill -s "$caught" "$child"
+    while kill -0 "$child" 2>/dev/null; do # wait returns early at a signal
+        wait "$child" 2>/dev/null
+    done
+    wait "$child" 2>/dev/null || status=$?
+    trap - HUP INT TERM USR1
+    return "$status"
+}
+
+# run_logged COMMAND…: runs it in the root, its output in the log; a failure ends the launcher with its exit code.
+run_logged() {
+    local status=0 start=$SECONDS
+    say "$case_name: training on $data_path"
+    say "Log: $log"
+    cd -- "$root" || exit 1
+    run_forwarding "$@" >"$log" 2>&1 || status=$?
+    seconds=$((SECONDS - start))
+    if ((status != 0)); then
+        {
+            say "[Error] The run failed with exit code $status${caught:+ after SIG$caught}. The last lines of its log:"
+            tail -n 20 -- "$log"
+        } >&2
+        exit "$status"
+    fi
+}
+
+# field LABEL MARK: the value after LABEL on every line of the log that contains MARK.
+field() {
+    LC_ALL=C awk -v label="$1" -v mark="$2" \
+        'index($0, mark) { for (i = 1; i < NF; i++) if ($i == label) { print $(i + 1); next } }' "$log"
+}
+
+# calculate FORMAT EXPRESSION A B: awk's arithmetic on the numbers a and b.
+calculate() { LC_ALL=C awk -v a="$3" -v b="$4" "BEGIN { printf \"$1\", ($2) }"; }
+
+# After a run that ended well: the loss file, the result file, the closing lines.
+write_results() {
+    local fps accuracy loss factor=1
+    fps=$(field FPS@all '* FPS@all' | tail -n 1)
+    accuracy=$(field Iou '[AVG-IOU]' | tail -n 1)
+    field Loss 'Epoch: [' >"$loss_file" || die "Cannot write \"$loss_file\"."
+    loss=$(tail -n 1 -- "$loss_file")
+    if [[ $(calculate %d 'a > 0' "$fps" 0) != 1 || -z $accuracy || -z $loss ]]; then
+        rm -f -- "$loss_file"
+        die "The run ended well, but its log lacks an FPS, AVG-IOU or Epoch line: $log"
+    fi
+    [[ $time_unit == s ]] || factor=1000
+    if ! {
+        say "Network = $network"
+        say "RankSize = $rank_size"
+        say "BatchSize = $batch_size"
+        say "DeviceType = $(uname -m)"
+        say "CaseName = $case_name"
+        say "ActualFPS = $fps"
+        say "TrainingTime = $(calculate %.2f "$factor * a / b" "$batch_size" "$fps")"
+        say "TrainAccuracy = $accuracy"
+        say "ActualLoss = $loss"
+        say "E2ETrainingTime = $seconds"
+        [[ -z $compile_time ]] || say "CompileTime = $compile_time"
+    } >"$result_file"; then
+        rm -f -- "$loss_file" "$result_file"
+        die "Cannot write \"$result_file\"."
+    fi
+    say '------------------ Final result ------------------'
+    say "Final Performance images/sec : $fps"
+    say "Final Train Accuracy : $accuracy"
+    say "E2E Training Duration sec : $seconds"
+}

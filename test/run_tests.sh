@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Lint and unit tests: bash test/run_tests.sh [pytest's arguments, paths relative to the repository root]
+# Every check runs, whatever the others say; pytest comes last, so that its summary ends the output.
+set -u
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
+# shellcheck source-path=SCRIPTDIR source=setup_venv.sh
+source test/setup_venv.sh || exit 1
+setup_venv requirements.txt requirements-dev.txt || exit 1
+
+failed=0
+check() {
+    printf '[check] %s\n' "$1"
+    shift
+    "$@" || failed=1
+}
+
+scripts=(.ci/run)
+while IFS= read -r -d '' script; do
+    scripts+=("$script")
+done < <(find . \( -name .git -o -name .venv -o -name venv \) -prune -o -name '*.sh' -type f -print0)
+
+check 'ruff check' "$python" -m ruff check .
+check 'ruff format' "$python" -m ruff format --check .
+check 'shellcheck' shellcheck -x "${scripts[@]}"
+((failed == 0)) || printf '[check] FAILED, see above: this run ends with an error even if the tests pass\n'
+"$python" -m pytest test/unit "$@" || failed=1
+exit "$failed"

@@ -1,0 +1,390 @@
+"""The launchers, run as users run them, on a copy of test/*.sh beside a stub of train.py."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+TEST_DIR = Path(__file__).resolve().parents[1]
+
+# Prints what train.py prints (spec-format lines), records its arguments, and does what STUB_MODE says.
+STUB = r"""
+import json, os, signal, sys, time
+
+with open("argv.json", "w") as f:
+    json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), "queue": os.environ.get("TASK_QUEUE_ENABLE")}, f)
+mode = os.environ.get("STUB_MODE", "")
+if mode == "wait":
+    def leave(number, frame):
+        print("got", signal.Signals(number).name, flush=True)
+        time.sleep(0.3)  # the launcher has to wait for this
+        print("left", flush=True)
+        sys.exit(40 + number)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)
+    open("ready", "w").close()
+    try:
+        time.sleep(20)
+    except KeyboardInterrupt:  # Python's own handling, which a launcher can spoil by ignoring SIGINT
+        leave(signal.SIGINT, None)
+for epoch in range(1, 3):
+    print(f"learning rate of epoch {epoch}: 0.001, Loss 9.9")
+    for step in range(1, 4):
+        loss = 1 / (epoch * 10 + step)
+        print(f"Epoch: [{epoch}][{step:2d}/33]\tTime {step / 8:6.3f} ({1:6.3f})\tData {0.003:6.3f} ({0.004:6.3f})"
+              f"\tLoss {loss:6.8f} ({0.5:6.8f})\tIou {0.4321:6.4f} ({0.4:6.4f})")
+    if mode == "fail":
+        sys.exit("Traceback: out of luck") if epoch == 2 else None
+    if mode != "no fps":
+        print(f"[npu id: 0 ] * FPS@all {100 * epoch + 0.123:.3f}")
+    print("Test: [1/9]\tTime  0.123 ( 0.130)\tLoss 1.2121e+00 (1.2000e+00)\tIou 0.1491 (0.1491)")
+    print(f"[npu id: 0 ] [AVG-IOU] * Iou {0.8 + epoch / 100:.4f}")
+if mode == "fail with 7":
+    sys.exit(7)
+"""
+
+
+class Repository:
+    """A repository-like folder with launchers, a stub train.py and a prepared data set."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        (root / "test").mkdir(parents=True)
+        for script in TEST_DIR.glob("*.sh"):
+            if script.name != "env_npu.sh":
+                shutil.copy(script, root / "test")
+        (root / "train.py").write_text(STUB)
+        for folder in ("images", "masks"):
+            (root / "inputs" / "dsb2018_96" / folder).mkdir(parents=True)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        dropped = ("ASCEND_DEVICE_ID", "VIRTUAL_ENV", "CONDA_PREFIX", "etp_running_flag", "TASK_QUEUE_ENABLE")
+        return {k: v for k, v in os.environ.items() if k not in dropped} | changes
+
+    def command(self, *flags: str, launcher: str = "train_full_1p") -> list[str]:
+        return ["bash", str(self.root / "test" / f"{launcher}.sh"), *flags]
+
+    def launch(self, *flags: str, launcher: str = "train_full_1p", cwd: Path | None = None, **env: str):
+        return subprocess.run(
+            self.command(*flags, launcher=launcher),
+            cwd=cwd or self.root,
+            env=self.environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    def output(self, device_id: int = 0) -> Path:
+        return self.root / "test" / "output" / str(device_id)
+
+    def argv(self) -> list[str]:
+        return json.loads((self.root / "argv.json").read_text())["argv"]
+
+    def result(self, case_name: str, device_id: int = 0) -> dict[str, str]:
+        text = (self.output(device_id) / f"{case_name}.log").read_text()
+        return dict(line.split(" = ") for line in text.splitlines())
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "a repository")
+
+
+def shell(command: str, cwd: Path) -> str:
+    return subprocess.run(["bash", "-c", command], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_full_1p_writes_results(repo: Repository):
+    done = repo.launch()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    data = str(repo.root / "inputs" / "dsb2018_96")
+    flags = "--device=auto --device_id=0 --epochs=100 --batch_size=16 --lr=1e-3 --num_workers=4 --optimizer=Adam "
+    flags += "--name=dsb2018_96_UNet_woDS"
+    assert repo.argv() == [data, *flags.split()]
+    result = repo.result("UNet_for_PyTorch_bs16_1p_acc")
+    seconds = result.pop("E2ETrainingTime")
+    assert 0 <= int(seconds) <= 10
+    assert result == {
+        "Network": "UNet_for_PyTorch",
+        "RankSize": "1",
+        "BatchSize": "16",
+        "DeviceType": platform.machine(),
+        "CaseName": "UNet_for_PyTorch_bs16_1p_acc",
+        "ActualFPS": "200.123",
+        "TrainingTime": "79.95",  # ms
+        "TrainAccuracy": "0.8200",
+        "ActualLoss": f"{1 / 23:.8f}",
+    }
+    losses = (repo.output() / "train_UNet_for_PyTorch_bs16_1p_acc_loss.txt").read_text().split()
+    assert losses == [f"{1 / n:.8f}" for n in (11, 12, 13, 21, 22, 23)]
+    assert done.stdout.splitlines()[-4:] == [
+        "------------------ Final result ------------------",
+        "Final Performance images/sec : 200.123",
+        "Final Train Accuracy : 0.8200",
+        f"E2E Training Duration sec : {seconds}",
+    ]
+
+
+def test_performance_1p_writes_results(repo: Repository):
+    done = repo.launch("--fp32", launcher="train_performance_1p")
+    assert done.returncode == 0, done.stderr
+    result = repo.result("UNet_ID3752_for_PyTorch_bs16_1p_fp32_perf")
+    assert result["Network"] == "UNet_ID3752_for_PyTorch"
+    assert result["TrainingTime"] == "0.08"  # s
+    assert float(result["CompileTime"]) == 0.375
+    expected = ["--epochs=1", "--name=dsb2018_96_UNet_woDS_perf", "--start_step=20", "--stop_step=30", "--fp32"]
+    assert set(expected) <= set(repo.argv())
+
+
+def test_an_old_harness_reads_the_log(repo: Repository):
+    repo.launch("--device_id=2")
+    log = "test/output/2/train_2.log"
+    assert shell(f"grep FPS {log} | tail -1 | awk '{{print $7}}'", repo.root) == "200.123"
+    assert shell(f"grep AVG {log} | tail -1 | awk '{{print $8}}'", repo.root) == "0.8200"
+    result = "test/output/2/UNet_for_PyTorch_bs16_1p_acc.log"
+    assert shell(f"grep '^ActualFPS' {result} | awk '{{print $3}}'", repo.root) == "200.123"
+
+
+def test_all_flags_are_passed_on(repo: Repository):
+    flags = ["--device=cpu", "--device_id=1", "--epochs=3", "--batch_size=8", "--lr=.5e-2", "--optimizer=SGD"]
+    flags += ["--num_workers=0", "--name=mine", "--precision_mode=allow_mix_precision", "--hf32"]
+    flags += ["--profiling=CANN", "--start_step=2", "--stop_step=5"]
+    done = repo.launch(*flags, "--bin_mode")
+    assert done.returncode == 0, done.stderr
+    assert set(repo.argv()[1:]) == {*flags, "--bin_mode=1"}
+    assert repo.result("UNet_for_PyTorch_bs8_1p_hf32_acc", 1)["TrainingTime"] == "39.98"
+
+
+@pytest.mark.parametrize(
+    ("flags", "optimizer"),
+    [([], "SGD"), (["--optimizer=Adam"], "Adam")],
+)
+def test_original_dtype(repo: Repository, flags: list[str], optimizer: str):
+    assert repo.launch("--precision_mode=must_keep_origin_dtype", *flags).returncode == 0
+    expected = {"--precision_mode=must_keep_origin_dtype", "--no-amp", f"--optimizer={optimizer}"}
+    assert expected <= set(repo.argv())
+
+
+def test_help(repo: Repository):
+    done = repo.launch("--help")
+    assert done.returncode == 0
+    for flag in ("--data_path=", "--device_id=", "--num_workers=", "--bin_mode", "--stop_step="):
+        assert flag in done.stdout
+    assert not (repo.root / "test" / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--colour=red", "--colour=red"),
+        ("--data_path", "--data_path"),
+        ("stray", "stray"),
+        ("--epochs=many", "--epochs"),
+        ("--epochs=0", "--epochs"),
+        ("--batch_size=1.5", "--batch_size"),
+        ("--lr=fast", "--lr"),
+        ("--num_workers=-1", "--num_workers"),
+        ("--device_id=../..", "../.."),
+        ("--data_path=nowhere", "nowhere"),
+    ],
+)
+def test_wrong_flags_are_one_sentence(repo: Repository, flag: str, words: str):
+    done = repo.launch(flag)
+    assert done.returncode == 1
+    assert done.stderr.startswith("[Error] ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (repo.root / "argv.json").exists()
+
+
+def test_old_flags_are_ignored_with_a_warning(repo: Repository):
+    done = repo.launch("--more_path1=/x", "--rank_id=3")
+    assert done.returncode == 0
+    assert re.findall(r"\[Warning] (--\w+)", done.stderr) == ["--more_path1", "--rank_id"]
+    assert not [a for a in repo.argv() if "rank_id" in a or "more_path1" in a]
+
+
+def test_missing_data_path(repo: Repository):
+    shutil.rmtree(repo.root / "inputs")
+    done = repo.launch()
+    assert done.returncode == 1
+    assert done.stderr == '[Error] para "data_path" must be configured\n'
+
+
+@pytest.mark.parametrize("name", ["plain", "with spaces and 'quotes\"", "$(touch pwned)", "-leading", "a;touch pwned"])
+def test_relative_data_path_from_elsewhere(repo: Repository, tmp_path: Path, name: str):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / name).mkdir(parents=True)
+    done = repo.launch(f"--data_path={name}", f"--name={name}", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert repo.argv()[0] == str(elsewhere / name)
+    assert f"--name={name}" in repo.argv()
+    assert json.loads((repo.root / "argv.json").read_text())["cwd"] == str(repo.root)
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("launcher, ending", [("train_full_1p", ""), ("train_performance_1p", "_perf")])
+def test_the_run_is_named_after_the_recipe_wherever_the_data_lie(repo: Repository, launcher: str, ending: str):
+    """Evaluation looks for the accuracy run's model under this name; speed runs must not replace it."""
+    (repo.root / "test" / "own data").mkdir()
+    done = repo.launch("--data_path=own data/", launcher=launcher, cwd=repo.root / "test")
+    assert done.returncode == 0, done.stderr
+    assert f"--name=dsb2018_96_UNet_woDS{ending}" in repo.argv()
+
+
+def test_ascend_device_id_wins_and_other_results_stay(repo: Repository):
+    mine, other = repo.output(5), repo.output(0)
+    for folder in (mine, other):
+        folder.mkdir(parents=True)
+        (folder / "notes.txt").write_text("keep")
+        (folder / "train_UNet_for_PyTorch_bs8_1p_acc_loss.txt").write_text("keep")
+    done = repo.launch("--device_id=3", ASCEND_DEVICE_ID="5")
+    assert done.returncode == 0
+    assert "--device_id=5" in repo.argv()
+    assert sorted(p.name for p in other.iterdir()) == ["notes.txt", "train_UNet_for_PyTorch_bs8_1p_acc_loss.txt"]
+    assert sorted(p.name for p in mine.iterdir()) == [
+        "UNet_for_PyTorch_bs16_1p_acc.log",
+        "notes.txt",
+        "train_5.log",
+        "train_UNet_for_PyTorch_bs16_1p_acc_loss.txt",
+        "train_UNet_for_PyTorch_bs8_1p_acc_loss.txt",
+    ]
+
+
+@pytest.mark.parametrize(("mode", "code"), [("fail", 1), ("fail with 7", 7)])
+def test_a_failed_run_leaves_no_results(repo: Repository, mode: str, code: int):
+    assert repo.launch().returncode == 0
+    done = repo.launch(STUB_MODE=mode)
+    assert done.returncode == code
+    assert f"exit code {code}" in done.stderr
+    assert "[AVG-IOU] * Iou 0.8100" in done.stderr  # the log's tail
+    assert "Final result" not in done.stdout
+    assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
+
+
+def test_a_log_without_fps_is_an_error(repo: Repository):
+    done = repo.launch(STUB_MODE="no fps")
+    assert done.returncode == 1
+    assert "lacks an FPS" in done.stderr
+    assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_reach_the_run(repo: Repository, number: signal.Signals):
+    launcher = subprocess.Popen(
+        repo.command(), cwd=repo.root, env=repo.environment(STUB_MODE="wait"), stdout=-1, stderr=-1, text=True
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not (repo.root / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        launcher.send_signal(number)
+        _, errors = launcher.communicate(timeout=10)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 40 + number
+    assert (repo.output() / "train_0.log").read_text().split("\n")[:2] == [f"got {number.name}", "left"]
+    assert f"after {number.name}" in errors
+    assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
+
+
+@pytest.mark.parametrize(("flag", "queue"), [("false", "2"), ("true", None)])
+def test_ascend_environment(repo: Repository, tmp_path: Path, flag: str, queue: str | None):
+    (repo.root / "test" / "env_npu.sh").write_text("export TASK_QUEUE_ENABLE=2$NO_SUCH_VARIABLE\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "npu-smi").symlink_to(shutil.which("true"))
+    done = repo.launch(PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", etp_running_flag=flag)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((repo.root / "argv.json").read_text())["queue"] == queue
+
+
+# A Python that makes "virtual environments" of copies of itself and "installs" by counting.
+FAKE_PYTHON = r"""#!/usr/bin/env bash
+case $* in
+    *version_info\[:2\]*) echo "${FAKE_VERSION:-3.11}" ;;
+    *'version_info < '*) [[ ${FAKE_VERSION:-3.11} != 3.8 ]] ;;
+    *'import ensurepip'*) [[ -z ${FAKE_NO_VENV:-} ]] ;;
+    '-m venv --clear '*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
+    '-m pip install '*) echo "$*" >>"$FAKE_LOG"; [[ -z ${FAKE_PIP_FAILS:-} ]] || { echo no such wheel; exit 1; } ;;
+    '-m pip --version') ;;
+    *) exit 9 ;;
+esac
+"""
+
+
+class TestSetupVenv:
+    @pytest.fixture(autouse=True)
+    def fake_python(self, repo: Repository, tmp_path: Path):
+        self.repo, self.bin, self.log = repo, tmp_path / "bin", tmp_path / "pip.log"
+        self.bin.mkdir()
+        for name in ("python3", "python3.13", "python3.12", "python3.11", "python3.10", "python"):
+            (self.bin / name).write_text(FAKE_PYTHON)
+            (self.bin / name).chmod(0o755)
+        for name in ("requirements.txt", "requirements-dev.txt"):
+            (repo.root / name).write_text(f"some-{name}\n")
+
+    def setup(self, *files: str, **env: str):
+        script = 'set -u; source test/setup_venv.sh; setup_venv "$@" && echo "python=$python"'
+        env = {"PATH": f"{self.bin}:{os.environ['PATH']}", "FAKE_LOG": str(self.log), **env}
+        return subprocess.run(
+            ["bash", "-c", script, "bash", *(files or ["requirements.txt"])],
+            cwd=self.repo.root,
+            env=self.repo.environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    def installs(self) -> int:
+        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
+
+    def test_installs_only_what_changed(self):
+        done = self.setup()
+        assert done.returncode == 0, done.stderr
+        assert f"python={self.repo.root}/.venv/bin/python" in done.stdout
+        assert self.installs() == 1
+        self.setup()
+        assert self.installs() == 1
+        self.setup("requirements.txt", "requirements-dev.txt")
+        assert self.installs() == 2
+        self.setup()
+        self.setup("requirements-dev.txt")
+        assert self.installs() == 2
+        (self.repo.root / "requirements.txt").write_text("another\n")
+        self.setup()
+        assert self.installs() == 3
+
+    def test_a_failed_install_is_tried_again(self):
+        done = self.setup(FAKE_PIP_FAILS="1")
+        assert done.returncode != 0
+        assert "no such wheel" in done.stderr
+        assert self.setup().returncode == 0
+        assert self.installs() == 2
+
+    def test_takes_the_active_environment(self, tmp_path: Path):
+        active = tmp_path / "active env"
+        (active / "bin").mkdir(parents=True)
+        shutil.copy(self.bin / "python3", active / "bin" / "python")
+        done = self.setup(VIRTUAL_ENV=str(active))
+        assert f"python={active}/bin/python" in done.stdout
+        assert not (self.repo.root / ".venv").exists()
+
+    @pytest.mark.parametrize(
+        ("env", "words"),
+        [({"FAKE_VERSION": "3.8"}, "Python 3.10 or newer is needed"), ({"FAKE_NO_VENV": "1"}, "python3-venv")],
+    )
+    def test_says_what_is_missing(self, env: dict[str, str], words: str):
+        done = self.setup(**env)
+        assert done.returncode != 0
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -1,0 +1,348 @@
+"""The command line: every flag in both spellings, the defaults of the recipe, and mistakes answered by name."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archs
+import losses
+import options
+import runtime
+import train
+
+ROOT = Path(__file__).resolve().parents[2]
+PARSERS = {
+    "train.py": options.parse_train,
+    "val.py": options.parse_val,
+    "demo.py": options.parse_demo,
+    "pthtar2onnx.py": options.parse_export,
+    "preprocess_dsb2018.py": options.parse_preprocess,
+}
+
+# train.py's flags with a value: flag, default, another value as typed, and as parsed
+VALUES = [
+    ("--name", "dsb2018_96_UNet_woDS", "my-run", "my-run"),
+    ("--epochs", 100, "7", 7),
+    ("--batch_size", 16, "128", 128),
+    ("--arch", "UNet", "NestedUNet", "NestedUNet"),
+    ("--input_channels", 3, "3", 3),
+    ("--num_classes", 1, "2", 2),
+    ("--input_w", 96, "128", 128),
+    ("--input_h", 96, "16", 16),
+    ("--loss", "LovaszHingeLoss", "BCEDiceLoss", "BCEDiceLoss"),
+    ("--dataset", "dsb2018_96", "my-cells", "my-cells"),
+    ("--img_ext", ".png", ".jpg", ".jpg"),
+    ("--mask_ext", ".png", "tif", ".tif"),
+    ("--optimizer", "Adam", "SGD", "SGD"),
+    ("--lr", 1e-3, "5e-4", 5e-4),
+    ("--momentum", 0.9, "0.8", 0.8),
+    ("--weight_decay", 1e-4, "0", 0.0),
+    ("--nesterov", False, "True", True),
+    ("--scheduler", "CosineAnnealingLR", "MultiStepLR", "MultiStepLR"),
+    ("--min_lr", 1e-5, "1e-6", 1e-6),
+    ("--factor", 0.1, "0.5", 0.5),
+    ("--patience", 2, "4", 4),
+    ("--milestones", [1, 2], "30,60,90", [30, 60, 90]),
+    ("--gamma", 2 / 3, "0.1", 0.1),
+    ("--early_stopping", -1, "10", 10),
+    ("--loss_scale", 128, "-1", -1),
+    ("--opt_level", "O2", "O1", "O1"),
+    ("--rank_id", 0, "0", 0),
+    ("--num_gpus", 1, "8", 8),
+    ("--addr", "127.0.0.1", "10.0.0.1", "10.0.0.1"),
+    ("--port", 29588, "29500", 29500),
+    ("--dist_backend", None, "hccl", "hccl"),
+    ("--num_workers", 4, "0", 0),
+    ("--device", "auto", "npu", "npu"),
+    ("--device_id", 0, "3", 3),
+    ("--resume", None, "a-b/c.pth.tar", "a-b/c.pth.tar"),
+    ("--start_step", 0, "20", 20),
+    ("--stop_step", 20, "30", 30),
+    ("--profiling", "False", "CANN", "CANN"),
+    ("--bin_mode", 0, "1", 1),
+    ("--precision_mode", "allow_mix_precision", "must_keep_origin_dtype", "must_keep_origin_dtype"),
+    ("--seed", 5, "6", 6),
+]
+SWITCHES = ["--pretrained", "--evaluate", "--hf32", "--fp32", "--amp"]
+
+
+# --- names and defaults ----------------------------------------------------------------------------------------------
+
+
+def test_the_names_are_those_of_the_tables() -> None:
+    """options.py repeats them, so as not to import torch."""
+    assert tuple(archs.ARCHS) == options.ARCHS == ("UNet", "NestedUNet")
+    assert tuple(losses.LOSSES) == options.LOSSES
+    assert set(options.LOSSES) == {"LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss"}
+    assert tuple(train.OPTIMIZERS) == options.OPTIMIZERS == ("Adam", "SGD")
+    assert tuple(train.SCHEDULERS) == options.SCHEDULERS
+    assert set(options.SCHEDULERS) == {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
+    assert options.SIDE_MULTIPLE == archs.STRIDE == 16
+    assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
+
+
+@pytest.mark.parametrize("flag, default, text, value", VALUES, ids=[row[0] for row in VALUES])
+def test_flags_with_a_value(flag: str, default: object, text: str, value: object) -> None:
+    name = flag[2:]
+    found = vars(options.parse_train([]))[name]
+    assert found == default and type(found) in (type(default), float)
+    for argv in (
+        [flag, text],
+        [f"{flag}={text}"],
+        [flag.replace("_", "-"), text],
+        [f"--{name.replace('_', '-')}={text}"],
+    ):
+        assert vars(options.parse_train(argv))[name] == value
+
+
+@pytest.mark.parametrize("flag", SWITCHES)
+def test_switches(flag: str) -> None:
+    resume = ["--resume", "x"]  # which two of them need
+    assert not vars(options.parse_train(resume))[flag[2:]]
+    assert vars(options.parse_train([flag, *resume]))[flag[2:]] is True
+
+
+def test_mixed_precision_is_left_to_the_device_unless_asked() -> None:
+    assert options.parse_train([]).amp is None
+    assert options.parse_train(["--amp"]).amp is True
+    assert options.parse_train(["--no-amp"]).amp is options.parse_train(["--no_amp"]).amp is False
+
+
+@pytest.mark.parametrize("text, value", [("True", True), ("true", True), ("1", True), ("False", False), ("0", False)])
+def test_deep_supervision_takes_a_value(text: str, value: bool) -> None:
+    args = options.parse_train(["-a", "NestedUNet", "--deep-supervision", text])
+    assert args.deep_supervision is value and args.name == f"dsb2018_96_NestedUNet_{'wDS' if value else 'woDS'}"
+
+
+def test_short_and_second_spellings() -> None:
+    args = options.parse_train(["-b", "8", "-a", "NestedUNet", "-e", "--resume", "x", "--learning_rate", "0.1"])
+    assert (args.batch_size, args.arch, args.evaluate, args.lr) == (8, "NestedUNet", True, 0.1)
+    assert options.parse_train(["--learning-rate", "0.2"]).lr == 0.2
+
+
+def test_defaults_that_follow_from_others() -> None:
+    args = options.parse_train([])
+    assert args.name == "dsb2018_96_UNet_woDS" and Path(args.data_path) == Path("inputs/dsb2018_96")
+    args = options.parse_train(["--dataset", "cells", "--arch", "NestedUNet"])
+    assert args.name == "cells_NestedUNet_woDS" and Path(args.data_path) == Path("inputs/cells")
+    args = options.parse_train(["--dataset", "cells", "--name", "mine", "my-data"])
+    assert args.name == "mine" and args.data_path == "my-data"
+
+
+@pytest.mark.parametrize("parse", [options.parse_val, options.parse_demo, options.parse_export])
+def test_the_other_scripts_take_the_default_run(parse) -> None:
+    assert parse([]).name == options.parse_train([]).name == options.default_name()
+
+
+def test_the_other_scripts_defaults() -> None:
+    demo, export = options.parse_demo([]), options.parse_export([])
+    assert (demo.output, demo.resume, demo.device) == ("outputs/UNet_Demo", None, "auto")
+    given = ["--resume", "x", "--name", "n", "--dataset", "d", "-b", "4", "--device", "cpu"]
+    demo = options.parse_demo(given)
+    assert (demo.resume, demo.name, demo.dataset, demo.batch_size, demo.device) == ("x", "n", "d", 4, "cpu")
+    assert (export.output, export.batch_size, export.input_h, export.input_w) == ("UNet_npu8p.onnx", 1, 96, 96)
+    assert Path(options.parse_preprocess([]).output) == Path("inputs/dsb2018_96")
+    assert Path(options.parse_preprocess(["--img-size", "128"]).output) == Path("inputs/dsb2018_128")
+    assert options.parse_val([]).data_path is None and options.parse_val(["--data-path", "x-y"]).data_path == "x-y"
+
+
+# --- command lines as people and old launchers type them --------------------------------------------------------------
+
+OLD_LAUNCHER = (
+    "--device_id 0 --bin_mode 0 --start_step 20 --stop_step 30 --profiling False DATA --optimizer Adam --epochs 1 "
+    "--batch_size 16 --lr 1e-3 --num_workers 4 --precision_mode allow_mix_precision"
+)
+
+
+def test_the_old_launchers_command_line() -> None:
+    args = options.parse_train(OLD_LAUNCHER.split())
+    expected = {
+        **{"device_id": 0, "bin_mode": 0, "start_step": 20, "stop_step": 30, "profiling": "False"},
+        **{"data_path": "DATA", "optimizer": "Adam", "epochs": 1, "batch_size": 16, "lr": 1e-3, "num_workers": 4},
+        **{"precision_mode": "allow_mix_precision", "device": "auto"},
+    }
+    assert {name: vars(args)[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("DATA", {"data_path": "DATA"}),
+        ("--epochs 3 DATA", {"data_path": "DATA", "epochs": 3}),
+        ("--hf32 DATA --fp32", {"data_path": "DATA", "hf32": True, "fp32": True}),
+        ("--epochs 3 -- --odd-folder", {"data_path": "--odd-folder", "epochs": 3}),
+        (
+            "DATA --rank_id 1 --num_gpus 8 --device npu",
+            {"data_path": "DATA", "rank_id": 1, "num_gpus": 8, "device": "npu"},
+        ),
+        ("--evaluate --resume m/x.pth.tar DATA", {"data_path": "DATA", "evaluate": True, "resume": "m/x.pth.tar"}),
+    ],
+)
+def test_the_data_path_may_stand_anywhere(line: str, expected: dict) -> None:
+    args = vars(options.parse_train(line.split()))
+    assert {name: args[name] for name in expected} == expected
+
+
+def test_every_flag_becomes_plain_yaml() -> None:
+    """config.yml holds them all; a tuple or an object of ours would not come back."""
+    for value in vars(options.parse_train([])).values():
+        assert type(value) in (str, int, float, bool, list, type(None))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def refusal(capsys: pytest.CaptureFixture, parse, argv: list[str]) -> str:
+    with pytest.raises(SystemExit) as leaving:
+        parse(argv)
+    assert leaving.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]  # the lines before are the usage, which names every flag
+
+
+@pytest.mark.parametrize(
+    "flag, text",
+    [
+        *[
+            (flag, text)
+            for flag in ("--epochs", "--batch_size", "--num_classes", "--num_gpus")
+            for text in ("0", "-1", "x")
+        ],
+        *[
+            (flag, "-1")
+            for flag in ("--num_workers", "--device_id", "--rank_id", "--seed", "--patience", "--start_step")
+        ],
+        *[(flag, "1.5") for flag in ("--epochs", "--stop_step", "--seed", "--early_stopping")],
+        *[("--lr", text) for text in ("0", "-1", "nan", "inf", "x", "")],
+        *[(flag, "-0.1") for flag in ("--momentum", "--weight_decay", "--min_lr", "--factor", "--gamma")],
+        *[("--factor", text) for text in ("0", "1", "nan")],  # torch wants it below 1
+        *[("--input_h", text) for text in ("0", "8", "100", "-16", "x")],
+        *[("--input_w", text) for text in ("0", "100", "96.0")],
+        *[("--milestones", text) for text in ("", "1,,2", "0,1", "a", "1;2")],
+        *[("--loss_scale", text) for text in ("x", "nan", "0", "-2")],  # -1 alone of these means something
+        *[("--port", text) for text in ("0", "65536", "x")],
+        *[("--deep_supervision", text) for text in ("maybe", "2", "")],
+        ("--nesterov", "yes!"),
+        ("--arch", "VGG"),
+        ("--loss", "DiceLoss"),
+        ("--optimizer", "adam"),
+        ("--scheduler", "StepLR"),
+        ("--device", "tpu"),
+        ("--opt_level", "O4"),
+        ("--profiling", "True"),
+        ("--precision_mode", "fp16"),
+        ("--bin_mode", "2"),
+        ("--input_channels", "4"),
+    ],
+)
+def test_a_bad_value_is_answered_by_its_flag(capsys: pytest.CaptureFixture, flag: str, text: str) -> None:
+    assert flag in refusal(capsys, options.parse_train, [f"{flag}={text}"])
+
+
+@pytest.mark.parametrize("side, below, above", [("100", "96", "112"), ("17", "16", "32")])
+def test_a_side_that_does_not_fit_gets_its_neighbours(
+    capsys: pytest.CaptureFixture, side: str, below: str, above: str
+) -> None:
+    text = refusal(capsys, options.parse_train, ["--input-h", side])
+    assert "--input_h" in text and f"use {below} or {above}" in text and "16" in text
+
+
+@pytest.mark.parametrize(
+    "script, line, named",
+    [
+        ("train.py", "--lerning_rate 1", "--lerning_rate"),
+        ("train.py", "DATA MORE", "MORE"),
+        ("train.py", "--evaluate", "--resume"),
+        ("train.py", "--pretrained", "--resume"),
+        ("train.py", "--deep_supervision True", "NestedUNet"),
+        ("train.py", "--profiling GE --start_step 20", "--stop_step"),
+        ("train.py", "--optimizer SGD --nesterov True --momentum 0", "--momentum"),
+        ("val.py", "--batch_size 0", "--batch_size"),
+        ("val.py", "--arch UNet", "--arch"),
+        ("demo.py", "--threshold 1", "--threshold"),
+        ("demo.py", "--threshold -0.1", "--threshold"),
+        ("demo.py", "--input x.png --data_path y", "--data_path"),
+        ("demo.py", "--input x.png --dataset y", "--dataset"),
+        ("pthtar2onnx.py", "--input_w 100", "--input_w"),
+        ("pthtar2onnx.py", "--opset 10", "--opset"),
+        ("preprocess_dsb2018.py", "--synthetic 1", "--synthetic"),
+        ("preprocess_dsb2018.py", "--synthetic 5 --download", "--download"),
+        ("preprocess_dsb2018.py", "--download --input x", "--input"),
+        ("preprocess_dsb2018.py", "--img_size 0", "--img_size"),
+    ],
+)
+def test_a_mistake_is_answered_by_name(capsys: pytest.CaptureFixture, script: str, line: str, named: str) -> None:
+    assert named in refusal(capsys, PARSERS[script], line.split())
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def entries(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str) -> dict[str, str]:
+    """`--help` taken apart: what it says of each flag, by every spelling it shows, and of each positional argument."""
+    monkeypatch.setenv("COLUMNS", "250")
+    with pytest.raises(SystemExit) as leaving:
+        PARSERS[script](["--help"])
+    assert leaving.value.code == 0
+    listed = {}
+    for entry in re.split(r"\n  (?=\S)", capsys.readouterr().out.split("\n\n", 1)[1])[1:]:
+        entry = re.split(r"\n\S|\n\n", entry)[0]  # without the heading of the next group
+        names, _, text = entry.partition("  ")
+        for name in names.split(", "):
+            listed[name.split()[0]] = " ".join(text.split())
+    return listed
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_help_gives_meaning_and_default(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    listed = entries(capsys, monkeypatch, script)
+    assert len(listed) > 6 and listed.pop("-h") == listed.pop("--help")
+    lacking = [name for name, text in listed.items() if len(text.split("(default")[0]) < 5]
+    assert not lacking, f"no meaning: {lacking}"
+    assert [name for name, text in listed.items() if text.count("(default: ") != 1] == []
+
+
+def test_help_of_train_lists_every_flag_with_its_default(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = entries(capsys, monkeypatch, "train.py")
+    wanted = [*(row[0] for row in VALUES), *SWITCHES, "-b", "-a", "-e", "--deep_supervision", "--no_amp", "data_path"]
+    assert [flag for flag in [*wanted, "--learning_rate"] if flag not in listed] == []
+    for flag, default, _, _ in VALUES:
+        if flag == "--milestones":
+            default = "1,2"
+        if default is not None and flag != "--name":  # the name follows from other flags
+            shown = re.search(r"\(default: (.*?)\)", listed[flag])[1]
+            assert shown == str(default) or float(shown) == default, flag
+
+
+def test_help_tells_no_lie_about_mixed_precision(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--no_amp` is not on by default: the device decides."""
+    assert "(default: True)" not in entries(capsys, monkeypatch, "train.py")["--no_amp"]
+
+
+@pytest.mark.parametrize("script", PARSERS)
+@pytest.mark.parametrize("argv, status", [(["--help"], 0), (["--no-such-flag"], 2)], ids=["help", "mistake"])
+def test_scripts_answer_before_torch_is_imported(script: str, argv: list[str], status: int) -> None:
+    """The slow imports come after the flags: torch alone takes seconds."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {[script, *argv]!r}\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as leaving:\n    print('status', leaving.code)\n"
+        "print('slow', sorted({'torch', 'numpy', 'cv2', 'pandas', 'albumentations'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-2:] == [f"status {status}", "slow []"], done.stderr
+    assert f"usage: {script}" in done.stdout + done.stderr
+
+
+def test_importing_options_does_not_import_torch() -> None:
+    code = "import sys, options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

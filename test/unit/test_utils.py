@@ -1,0 +1,418 @@
+"""Log lines byte for byte, writing that survives a failure, and reading back what this and older editions wrote."""
+
+import os
+import pickle
+import random
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import utils
+from errors import InputError
+from files import replacing
+from utils import AverageMeter, progress_line
+
+
+def meter(name: str, fmt: str, *updates: tuple[float, int]) -> AverageMeter:
+    made = AverageMeter(name, fmt)
+    for value, count in updates:
+        made.update(value, count)
+    return made
+
+
+# --- log lines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, fmt, value, mean, text",
+    [
+        ("Time", "6.3f", 0.123, 0.13, "Time  0.123 ( 0.130)"),
+        ("Time", "6.3f", 123.4567, 99.5, "Time 123.457 (99.500)"),
+        ("Data", "6.3f", 0.003, 0.004, "Data  0.003 ( 0.004)"),
+        ("Loss", "6.8f", 0.98765432, 1.02345678, "Loss 0.98765432 (1.02345678)"),
+        ("Iou", "6.4f", 0.4321, 0.4, "Iou 0.4321 (0.4000)"),
+        ("Loss", ".4e", 1.2121, 1.2, "Loss 1.2121e+00 (1.2000e+00)"),
+    ],
+)
+def test_meters_print_as_the_harness_reads_them(name: str, fmt: str, value: float, mean: float, text: str) -> None:
+    assert str(meter(name, fmt, (2 * mean - value, 1), (value, 1))) == text
+
+
+def test_a_meter_weights_by_count() -> None:
+    made = meter("Iou", "6.4f", (0.5, 16), (0.25, 16), (1.0, 1))
+    assert made.val == 1.0 and made.avg == pytest.approx((0.5 * 16 + 0.25 * 16 + 1) / 33)
+    fresh = AverageMeter("Iou", "6.4f")
+    assert fresh.avg == 0 and str(fresh) == "Iou 0.0000 (0.0000)"
+
+
+def test_a_whole_training_line() -> None:
+    meters = [
+        meter("Time", "6.3f", (0.137, 1), (0.123, 1)),
+        meter("Data", "6.3f", (0.005, 1), (0.003, 1)),
+        meter("Loss", "6.8f", (1.05925924, 1), (0.98765432, 1)),
+        meter("Iou", "6.4f", (0.3679, 1), (0.4321, 1)),
+    ]
+    expected = "Epoch: [1][ 5/33]\tTime  0.123 ( 0.130)\tData  0.003 ( 0.004)\tLoss 0.98765432 (1.02345678)"
+    assert progress_line("Epoch: [1]", 5, 33, meters) == expected + "\tIou 0.4321 (0.4000)"
+
+
+def test_a_whole_validation_line() -> None:
+    meters = [
+        meter("Time", "6.3f", (0.137, 1), (0.123, 1)),
+        meter("Loss", ".4e", (1.1879, 1), (1.2121, 1)),
+        meter("Iou", "6.4f", (0.1491, 16)),
+    ]
+    expected = "Test: [1/9]\tTime  0.123 ( 0.130)\tLoss 1.2121e+00 (1.2000e+00)\tIou 0.1491 (0.1491)"
+    assert progress_line("Test: ", 1, 9, meters) == expected
+
+
+@pytest.mark.parametrize(
+    "step, total, text", [(1, 9, "[1/9]"), (1, 33, "[ 1/33]"), (33, 33, "[33/33]"), (7, 100, "[  7/100]")]
+)
+def test_steps_are_padded_to_the_width_of_the_total(step: int, total: int, text: str) -> None:
+    assert progress_line("Epoch: [12]", step, total, []) == f"Epoch: [12]{text}"
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**32 + 5])
+def test_seeds_reach_every_generator(seed: int) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    utils.seed_everything(seed)
+    one = draw()
+    utils.seed_everything(seed + 1)
+    other = draw()
+    utils.seed_everything(seed)
+    assert draw() == one and all(a != b for a, b in zip(one, other))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_replacing_puts_the_new_file_in_place(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.tar.gz"
+    for text in ("one", "two"):
+        with replacing(target) as partial:
+            assert partial.parent == target.parent and partial.suffix == ".gz" and partial != target
+            partial.write_text(text)
+            assert not target.exists() if text == "one" else target.read_text() == "one"
+        assert target.read_text() == text and list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("failure", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_failure_leaves_the_old_file(tmp_path: Path, failure: type, written: bool) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(failure), replacing(target) as partial:
+        if written:
+            partial.write_text("half")
+        raise failure
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """fsync must come before the rename: after a power cut the new name must not hold an empty file."""
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left"), replacing(target) as partial:
+        partial.write_text("new")
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_writing_nothing_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(target):
+        pass
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "checkpoint.pth.tar"
+    utils.save_checkpoint({"epoch": 3, "state_dict": {"w": torch.ones(2)}}, target)
+    with pytest.raises((AttributeError, pickle.PicklingError)):  # as torch or pickle has it
+        utils.save_checkpoint({"epoch": 4, "state_dict": {"w": torch.zeros(2)}, "x": lambda: 0}, target)
+    assert utils.load_checkpoint(target)["epoch"] == 3 and list(tmp_path.iterdir()) == [target]
+
+
+# --- run folders and config.yml --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dsb2018_96_UNet_woDS", "my run", "..x", "a.b", "核", "x-1"])
+def test_run_folder(name: str) -> None:
+    assert utils.run_folder(name) == Path("models") / name
+    assert utils.run_folder(name, "outputs") == Path("outputs") / name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc", "a/", "a\\b", "a\nb", "a\n", "a\rb", "a\0b", "-rf", "--name"]
+)
+def test_run_folder_refuses(name: str) -> None:
+    with pytest.raises(InputError) as error:
+        utils.run_folder(name)
+    assert "--name" in str(error.value) and repr(name) in str(error.value)
+
+
+def test_config_comes_back(tmp_path: Path) -> None:
+    config = {"name": "Zellkerne ü 核", "lr": 1e-3, "milestones": [1, 2], "resume": None, "nesterov": False, "a": "no"}
+    utils.save_config(config, tmp_path / "run")
+    assert utils.load_config(tmp_path / "run") == config
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.yml"]
+    assert "Zellkerne ü 核" in (tmp_path / "run" / "config.yml").read_text(encoding="utf-8")
+
+
+def test_the_gpu_editions_config_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("arch: NestedUNet\nimg_ext: .png\nlr: 0.001\nname: x\nnum_workers: 0\n")
+    expected = {"arch": "NestedUNet", "img_ext": ".png", "lr": 0.001, "name": "x", "num_workers": 0}
+    assert utils.load_config(tmp_path) == expected
+
+
+def test_no_config(tmp_path: Path) -> None:
+    assert utils.load_config(tmp_path) == {} and utils.load_config(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: [1,",
+        b"a: b: c",
+        b"\ta: 1",
+        b"- a\n- b",
+        b"",
+        b"only text",
+        b"a: \xff\xfe",
+        b"a: \x00",
+        b"a: !!python/object/apply:os.system ['touch ran']",
+    ],
+)
+def test_a_broken_config_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yml").write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "config.yml"))) as error:
+        utils.load_config(tmp_path)
+    assert "mend or remove" in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+WEIGHTS = OrderedDict([("conv0_0.conv1.weight", torch.arange(6.0).reshape(2, 3)), ("final.bias", torch.ones(1))])
+
+
+def write_old(path: Path, state: object, zipped: bool, replacements: dict[bytes, bytes]) -> None:
+    """torch.save, then exchange byte strings inside the pickle, to make a file as another machine had written it."""
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+
+    def exchange(data: bytes) -> bytes:
+        for old, new in replacements.items():
+            assert old in data, old
+            data = data.replace(old, new)
+        return data
+
+    if not zipped:  # a row of pickles, then the storages, whose bytes are none of these
+        path.write_bytes(exchange(path.read_bytes()))
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, exchange(data) if name.endswith("/data.pkl") else data)
+
+
+def same_weights(state_dict: dict) -> bool:
+    return list(state_dict) == list(WEIGHTS) and all(torch.equal(state_dict[k], WEIGHTS[k]) for k in WEIGHTS)
+
+
+def test_this_editions_checkpoint_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth.tar"
+    state = {"epoch": 7, "arch": "UNet", "state_dict": WEIGHTS, "best_iou": 0.75, "optimizer": {"state": {}, "x": [1]}}
+    utils.save_checkpoint(state, path)
+    loaded = utils.load_checkpoint(path)
+    assert same_weights(loaded.pop("state_dict"))
+    assert loaded == {k: v for k, v in state.items() if k != "state_dict"}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "torch 1.5 and before"])
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+@pytest.mark.parametrize("scalar", [np.float64(0.625), np.float32(0.625)], ids=["float64", "float32"])
+def test_the_npu_editions_checkpoint(tmp_path: Path, zipped: bool, module: str, scalar: np.floating) -> None:
+    """No `arch`, a `module.` prefix, and `best_iou` a NumPy scalar, pickled under NumPy 1's or 2's module name."""
+    current = type(scalar).__reduce__(scalar)[0].__module__
+    state = {
+        "epoch": 100,
+        "state_dict": OrderedDict((f"module.{name}", value) for name, value in WEIGHTS.items()),
+        "best_iou": scalar,
+        "optimizer": {"state": {0: {"step": 5, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]},
+    }
+    path = tmp_path / "checkpoint.pth.tar"
+    write_old(path, state, zipped, {f"c{current}\nscalar\n".encode(): f"c{module}\nscalar\n".encode()})
+    loaded = utils.load_checkpoint(path)
+    assert same_weights(loaded["state_dict"]) and loaded["epoch"] == 100
+    assert loaded["best_iou"] == 0.625 and type(loaded["best_iou"]) is float
+    assert loaded["optimizer"]["param_groups"] == [{"lr": 1e-3}] and "arch" not in loaded
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "torch 1.5 and before"])
+@pytest.mark.parametrize("device", ["cuda:0", "npu:3"])
+def test_weights_come_onto_the_cpu(tmp_path: Path, zipped: bool, device: str) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    names = {b"X\x03\0\0\0cpu": b"X" + len(device).to_bytes(4, "little") + device.encode()}
+    write_old(path, {"epoch": 1, "state_dict": WEIGHTS}, zipped, names)
+    assert same_weights(utils.load_checkpoint(path)["state_dict"])
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module.", "_orig_mod.", "module._orig_mod."])
+def test_the_gpu_editions_bare_weights(tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(OrderedDict((prefix + name, value) for name, value in WEIGHTS.items()), path)
+    loaded = utils.load_checkpoint(path)
+    assert same_weights(loaded["state_dict"]) and loaded["epoch"] == 0 and loaded["best_iou"] is None
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        utils.load_checkpoint(path)
+    text = str(error.value)
+    assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
+    return text
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "torch 1.5 and before"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path: Path, zipped: bool, share: float) -> None:
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save({"epoch": 1, "state_dict": {"w": torch.rand(500)}}, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04", b"hello world\n", bytes(range(256))],
+    ids=["empty", "start of a zip", "text", "bytes"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint.pth.tar"
+    path.write_bytes(content)
+    assert "not a readable checkpoint" in refused(path)
+
+
+FOREIGN = {
+    "list": [1, 2],
+    "tensor": torch.zeros(3),
+    "nothing": {},
+    "number instead of weights": {"epoch": 3},
+    "no weights": {"state_dict": {}},
+    "None": {"state_dict": None},
+    "list of weights": {"state_dict": [torch.zeros(1)]},
+    "weight that is a number": {"state_dict": {"w": 3}},
+    "optimizer's state": {"state": {0: {"step": 1}}, "param_groups": []},
+    "weights without names": {0: torch.zeros(1)},
+    "epoch in words": {"state_dict": WEIGHTS, "epoch": "many"},
+    "no epoch": {"state_dict": WEIGHTS, "epoch": None},
+    "IoU in words": {"state_dict": WEIGHTS, "best_iou": "high"},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "other.pth.tar"
+    torch.save(FOREIGN[case], path)
+    refused(path)
+
+
+@pytest.mark.parametrize("made", [None, "folder"])
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, made: str | None) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    if made:
+        path.mkdir()
+    assert "no such checkpoint" in refused(path)
+
+
+class Command:
+    """Unpickling this runs a command."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("save", ["zip", "legacy", "pickle"])
+def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoint.pth.tar"
+    state = {"epoch": 1, "state_dict": WEIGHTS, "best_iou": Command()}
+    if save == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": Command()}, protocol=2))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=save == "zip")
+    refused(path)
+    assert not (tmp_path / "ran").exists()
+    if save == "pickle":  # the file does bite whoever unpickles it
+        pickle.loads(path.read_bytes())
+        assert (tmp_path / "ran").exists()
+
+
+# --- finding a run's model, flags and data ---------------------------------------------------------------------------
+
+
+def test_find_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("models/run")
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pth.tar").touch()  # the latest is not the best
+    with pytest.raises(InputError, match=r"models/run.*model_best\.pth\.tar.*--name"):
+        utils.find_model("run")
+    (folder / "model.pth").touch()
+    assert utils.find_model("run") == folder / "model.pth"
+    (folder / "model_best.pth.tar").touch()
+    assert utils.find_model("run") == folder / "model_best.pth.tar"
+    with pytest.raises(InputError, match="--name"):
+        utils.find_model("../run")
+
+
+def test_config_of(tmp_path: Path) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    assert utils.config_of({}, path) == {}
+    utils.save_config({"loss": "BCEDiceLoss"}, tmp_path)
+    assert utils.config_of({}, path) == utils.config_of({"config": None}, str(path)) == {"loss": "BCEDiceLoss"}
+    assert utils.config_of({"config": {"loss": "LovaszHingeLoss"}}, path) == {"loss": "LovaszHingeLoss"}
+
+
+@pytest.mark.parametrize(
+    "data_path, config, dataset, expected",
+    [
+        ("given", {"data_path": "recorded", "dataset": "old"}, "named", "given"),
+        ("not/there", {"data_path": "recorded"}, None, "not/there"),  # an error about it must name it
+        (None, {"data_path": "recorded", "dataset": "old"}, "named", "inputs/named"),
+        (None, {"data_path": "recorded", "dataset": "old"}, None, "recorded"),
+        (None, {"data_path": "moved away", "dataset": "old"}, None, "inputs/old"),
+        (None, {"dataset": "old"}, None, "inputs/old"),
+        (None, {"data_path": None, "dataset": None}, None, "inputs/dsb2018_96"),
+        ("", {}, "", "inputs/dsb2018_96"),
+        (None, {}, None, "inputs/dsb2018_96"),
+    ],
+)
+def test_find_data(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data_path: str | None,
+    config: dict,
+    dataset: str | None,
+    expected: str,
+) -> None:
+    """`--data_path`, else `--dataset`, else what config.yml recorded if it is still there, else inputs/<dataset>."""
+    monkeypatch.chdir(tmp_path)
+    Path("recorded").mkdir()
+    assert utils.find_data(data_path, config, dataset) == Path(expected)
