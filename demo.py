@@ -48,13 +48,22 @@ class Gallery:
             files.write_image(self.folder / str(k) / f"{name}_mask.png", mask.astype(np.uint8) * 255)
             nuclei = int(metrics.label_instances(mask).max())
             self.rows.append({"id": name, "class": k, "nuclei": nuclei, "covered_share": round(float(mask.mean()), 4)})
-        outlined = pictures.overlay(image, masks, truth)
-        files.write_image(self.folder / "overlay" / f"{name}.png", outlined)
+        shown = pictures.brighten(image)
+        files.write_image(self.folder / "overlay" / f"{name}.png", pictures.overlay(shown, masks, truth))
         if self.added in self.on_sheet:
-            shown = (probability.max(0) * 255).astype(np.uint8), np.any(masks, 0).astype(np.uint8) * 255
-            # kept at the sheet's size: originals of many megapixels would add up
-            self.strips.append((name, [pictures.fit(picture, 192) for picture in (image, *shown, outlined)]))
+            self.strips.append((name, self.strip(shown, probability, masks, truth)))
         self.added += 1
+
+    @staticmethod
+    def strip(image: np.ndarray, probability: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray]):
+        """An image's row on the sheet, at the sheet's size: originals of many megapixels would add up."""
+        highest = cv2.resize(probability.max(0), image.shape[1::-1])
+        masks, truth = ([pictures.fit(mask.astype(np.uint8) * 255) for mask in group] for group in (masks, truth))
+        # outlines are drawn last, so that they stay thin on small images and visible on large ones
+        outlined = pictures.overlay(
+            pictures.fit(image), [m[..., 0] > 127 for m in masks], [t[..., 0] > 127 for t in truth]
+        )
+        return [pictures.fit(image), pictures.fit((highest * 255).astype(np.uint8)), np.max(masks, 0), outlined]
 
     def finish(self, outlines: str) -> None:
         """Write overview.png and nuclei.csv."""

@@ -11,6 +11,7 @@ from files import write_image
 # BGR; told apart with red-green colour blindness too
 COLOURS = ((0, 200, 255), (255, 120, 0), (180, 60, 220), (80, 220, 80))
 TRUTH = (255, 255, 255)
+SIDE = 192  # of a picture on the contact sheet
 
 
 def write_probabilities(folder: Path, img_id: str, probability: np.ndarray) -> None:
@@ -24,6 +25,13 @@ def to_mask(probability: np.ndarray, height: int, width: int, threshold: float =
     return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR) > threshold
 
 
+def brighten(image: np.ndarray) -> np.ndarray:
+    """Stretch uint8 of any shape for the eye, all channels alike; dim nuclei on black are hard to see otherwise."""
+    low, high = np.percentile(image, (0.5, 99.8))
+    gain = min(255 / max(high - low, 1), 20)  # an image of nothing but noise stays dark
+    return ((image - low) * gain).clip(0, 255).astype(np.uint8)
+
+
 def overlay(image: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray] = ()) -> np.ndarray:
     """Outline masks (boolean, H × W, one a class) in colour, and true masks in white, on a BGR image (H, W, 3)."""
     picture = image.copy()
@@ -35,14 +43,13 @@ def overlay(image: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray] 
     return picture
 
 
-def fit(image: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+def fit(image: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Scale grey or BGR into a black BGR square of `side`, its proportions kept."""
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     height, width = image.shape[:2]
     scale = side / max(height, width)
-    if scale > 1:
-        interpolation = cv2.INTER_NEAREST  # show small images' pixels as they are
+    interpolation = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA  # show small images' pixels as they are
     size = max(1, round(width * scale)), max(1, round(height * scale))
     square = np.zeros((side, side, 3), np.uint8)
     top, left = (side - size[1]) // 2, (side - size[0]) // 2
@@ -50,9 +57,9 @@ def fit(image: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np
     return square
 
 
-def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], titles: list[str], side: int = 192) -> np.ndarray:
-    """A BGR sheet: a line of titles, then for each (caption, images) a strip of them; two strips abreast."""
-    gap, header, caption = 6, 26, 18
+def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], titles: list[str]) -> np.ndarray:
+    """A BGR sheet: a line of titles, then for each caption a strip of images from `fit`; two strips abreast."""
+    side, gap, header, caption = SIDE, 6, 26, 18
     strip_width = len(titles) * (side + gap) + gap
     columns = 2 if len(rows) > 1 else 1
     lines = -(-len(rows) // columns)
@@ -65,7 +72,7 @@ def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], titles: list[str], s
         _write(sheet, name if len(name) <= 48 else f"{name[:45]}...", left, top + 12, 0.38)
         for k, image in enumerate(images):
             x = left + k * (side + gap)
-            sheet[top + caption : top + caption + side, x : x + side] = fit(image, side)
+            sheet[top + caption : top + caption + side, x : x + side] = image
     return sheet
 
 
