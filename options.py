@@ -199,6 +199,8 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
     if args.nesterov and args.momentum == 0:
         parser.error("--nesterov True needs a --momentum above 0")
+    if args.batch_size * args.input_h * args.input_w <= SIDE_MULTIPLE**2:
+        parser.error("--batch_size 1 with a 16×16 input leaves BatchNorm a single value; raise one of them")
     args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision)
     args.data_path = args.data_path or f"inputs/{args.dataset}"
     return args

@@ -26,8 +26,10 @@ def to_mask(probability: np.ndarray, height: int, width: int, threshold: float =
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Stretch uint8 of any shape for the eye, all channels alike; dim nuclei on black are hard to see otherwise."""
+    """Stretch a dark uint8 image for the eye, all channels alike; one that has bright parts stays as it is."""
     low, high = np.percentile(image, (0.5, 99.8))
+    if high > 200:
+        return image
     gain = min(255 / max(high - low, 1), 20)  # an image of nothing but noise stays dark
     return ((image - low) * gain).clip(0, 255).astype(np.uint8)
 

@@ -24,7 +24,7 @@ Prepares data, trains a small UNet run, evaluates it, draws pictures and exports
   --data=PATH   DSB2018 as a folder (stage1_train) or zip, or a prepared data set (default: $prepared_folder, else
                 $raw_folder, else $raw_zip, else a download, else synthetic)
   --synthetic   draw synthetic nuclei instead of looking for data
-  --epochs=N    epochs to train (default: 5, synthetic 8)
+  --epochs=N    epochs to train (default: 5, synthetic 10)
   --help        this text
 EOT
 }
@@ -144,7 +144,8 @@ train() {
     local log=$logs/train.log status=0 shower
     exec 4> >(show_epochs "$log")
     shower=$!
-    run_forwarding "$python" train.py "$data" --name "$run_name" --epochs "$epochs" >&4 2>&1 || status=$?
+    # smaller batches than the recipe's: BatchNorm's statistics need some 150 steps to settle, however few the images
+    run_forwarding "$python" train.py "$data" --name "$run_name" --epochs "$epochs" --batch_size 8 >&4 2>&1 || status=$?
     exec 4>&-
     wait "$shower" # until the log is whole
     [[ $status == 0 && -z $caught ]] || fail "$log" "$((status ? status : 130))"
@@ -212,7 +213,7 @@ load_ascend_environment
 get_data
 if [[ -z $epochs ]]; then
     epochs=5
-    [[ $kind != SYNTHETIC* ]] || epochs=8
+    [[ $kind != SYNTHETIC* ]] || epochs=10
 fi
 
 step "Training for $epochs epochs (log: $logs/train.log)"

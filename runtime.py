@@ -142,8 +142,8 @@ def profiler(runtime: Runtime, wanted: str, start: int, stop: int, folder: Path)
         activities = [module.ProfilerActivity.CPU, module.ProfilerActivity.NPU]
     elif runtime.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    # torch wants at least one active step, and the wait counts the steps before the first traced one
-    schedule = module.schedule(wait=start, warmup=0, active=max(1, stop - start), repeat=1)
+    warmup = min(1, start)  # the step before the first traced one, where there is one
+    schedule = module.schedule(wait=start - warmup, warmup=warmup, active=stop - start, repeat=1)
     folder.mkdir(parents=True, exist_ok=True)
     handler = module.tensorboard_trace_handler(str(folder))
     with module.profile(activities=activities, schedule=schedule, on_trace_ready=handler) as profile:

@@ -1,5 +1,6 @@
 """train.py: the recipe, its files, its log lines, going on, starting from weights, stopping."""
 
+import json
 import math
 import re
 import subprocess
@@ -222,6 +223,13 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home):
     assert not list((home / "models" / "run").glob("*.tar"))
 
 
+def test_profiling_traces_the_steps_it_is_asked_for(home):
+    train_here("--epochs", "1", "--name", "run", "--profiling", "CANN", "--start_step", "1", "--stop_step", "3")
+    (trace,) = (home / "models" / "run" / "profile").glob("*.json")
+    steps = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if "ProfilerStep" in e.get("name", "")}
+    assert steps == {"ProfilerStep#1", "ProfilerStep#2"}
+
+
 def test_two_classes_and_deep_supervision_end_to_end(home):
     """NestedUNet with four heads on two classes: train, evaluate, segment, export."""
     write_dataset(home / "inputs" / "two", count=20, classes=2)
@@ -257,6 +265,7 @@ def test_two_classes_and_deep_supervision_end_to_end(home):
         (("inputs/discs", "--deep_supervision", "True"), "UNet has a single head; add --arch NestedUNet"),
         (("inputs/discs", "-b", "4", "--resume", "gone.pth.tar"), r"\[Error\] gone\.pth\.tar: no such checkpoint"),
         (("inputs/discs", "--name", "../out"), r"\[Error\] --name '\.\./out': use a plain folder name"),
+        (("inputs/discs", "--input_h", "16", "--input_w", "16", "-b", "1"), "leaves BatchNorm a single value"),
         (("inputs/discs", "--evaluate"), "--evaluate needs --resume PATH"),
     ],
 )
