@@ -3,13 +3,14 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from errors import InputError
-from files import IMAGE_EXTENSIONS, list_ids, read_image
+from files import IMAGE_EXTENSIONS, list_ids, read_image, read_mask
 
+FEW = 20  # marked pixels; soft edges may outweigh the inside of a nucleus or two that are no larger
 MAX_LISTED = 20  # problems named one by one; the rest are counted
 
 
@@ -44,50 +45,66 @@ def check_dataset(data_path: Path, img_ext: str = ".png", mask_ext: str = ".png"
         remedy = f"move the masks in {masks} into it" if loose else "each class has a folder of masks, named 0, 1 …"
         problems.append(f"{masks / name}: no such folder; {remedy}")
 
-    def report(img_id: str):
-        return _check_sample(images / f"{img_id}{img_ext}", [masks / k / f"{img_id}{mask_ext}" for k in classes])
+    def report(img_id: str) -> _Report:
+        return _check_sample(images / f"{img_id}{img_ext}", {k: masks / k / f"{img_id}{mask_ext}" for k in classes})
 
     with ThreadPoolExecutor() as pool:  # OpenCV decodes outside the interpreter's lock
         reports = list(pool.map(report, ids))
-    problems += [problem for found, _ in reports for problem in found]
+    problems += [problem for report in reports for problem in report.problems]
     # a mask is mostly exactly 0 and 255, a photograph is not
-    binary = np.array([shares for _, shares in reports if shares]).reshape(-1, 2)
+    binary = np.array([shares for report in reports for shares in report.binary_shares]).reshape(-1, 2)
     if len(binary) and np.median(binary[:, 0]) > 0.6 and np.median(binary[:, 1]) < 0.4:
         problems.insert(0, f"{data_path}: images and masks look swapped; exchange the contents of {images} and {masks}")
+    else:
+        problems += [problem for report in reports for problem in report.odd_values]
+        for name in classes:  # what the rule for a single file is too careful to see
+            if max((report.peaks.get(name, 255) for report in reports), default=255) <= 127:
+                problems.append(f"{masks / name}: no mask there has a pixel above 127; masks hold 0 and 255")
     if problems:
         raise InputError(_listed(data_path, problems))
     return ids
 
 
-def _check_sample(image_path: Path, mask_paths: list[Path]) -> tuple[list[str], tuple[float, float] | None]:
-    """Problems of an image and its masks, and the shares of image's and mask's pixels that are exactly 0 or 255."""
-    problems, shares = [], None
+class _Report(NamedTuple):
+    """What there is to say of an image and its masks."""
+
+    problems: list[str]
+    odd_values: list[str]  # problems too, unless images and masks are swapped altogether
+    binary_shares: list[tuple[float, float]]  # of the image's and of a mask's pixels that are exactly 0 or 255
+    peaks: dict[str, int]  # each class's largest value
+
+
+def _check_sample(image_path: Path, mask_paths: dict[str, Path]) -> _Report:
+    report = _Report([], [], [], {})
     try:
-        image = read_image(image_path, cv2.IMREAD_COLOR)
+        image = read_image(image_path)
     except InputError as error:
-        return [str(error)], None
-    for path in mask_paths:
+        report.problems.append(str(error))
+        return report
+    for name, path in mask_paths.items():
         if not path.is_file():
-            problems.append(f"{path}: no mask for {image_path}; add it or take the image out")
+            report.problems.append(f"{path}: no mask for {image_path}; add it or take the image out")
             continue
         try:
-            mask = read_image(path, cv2.IMREAD_GRAYSCALE)
+            mask = read_mask(path)
         except InputError as error:
-            problems.append(str(error))
+            report.problems.append(str(error))
             continue
         if mask.shape != image.shape[:2]:
             height, width = image.shape[:2]
-            problems.append(
+            report.problems.append(
                 f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height}; resize one to the other"
             )
-        elif 0 < mask.max() <= 10 and np.count_nonzero(mask) >= 20:  # soft edges alone are never that dim and that many
-            problems.append(
-                f"{path}: largest value is {mask.max()}, but masks hold 0 and 255; "
-                "multiply by 255, or give each label a class folder of its own"
+            continue
+        marked, bright = np.count_nonzero(mask), np.count_nonzero(mask > 127)
+        if marked >= FEW and bright < 0.5 * marked:
+            report.odd_values.append(
+                f"{path}: only {bright} of {marked} marked pixels are above 127, but masks hold 0 and 255; multiply "
+                "0/1 masks by 255, make every numbered nucleus 255, give each class a folder of its own"
             )
-        elif shares is None:
-            shares = tuple(float(((x == 0) | (x == 255)).mean()) for x in (image, mask))
-    return problems, shares
+        report.peaks[name] = int(mask.max())
+        report.binary_shares.append(tuple(float(((x == 0) | (x == 255)).mean()) for x in (image, mask)))
+    return report
 
 
 def _listed(data_path: Path, problems: list[str]) -> str:

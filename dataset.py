@@ -4,6 +4,7 @@ Layout: `<data_path>/images/<id><img_ext>` and `<data_path>/masks/<class>/<id><m
 """
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ from random import Random
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for a newer version
 
 import albumentations as A
-import cv2
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from checks import check_dataset
 from errors import InputError
-from files import read_image
+from files import read_image, read_mask
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -102,9 +102,9 @@ class NucleiDataset(Dataset):
 
     def read(self, img_id: str) -> tuple[np.ndarray, np.ndarray]:
         """An image, uint8 BGR (H, W, 3), and its masks, uint8 (H, W, num_classes), as they lie on the disk."""
-        image = read_image(self.images / f"{img_id}{self.img_ext}", cv2.IMREAD_COLOR)
+        image = read_image(self.images / f"{img_id}{self.img_ext}")
         paths = [self.masks / str(k) / f"{img_id}{self.mask_ext}" for k in range(self.num_classes)]
-        return image, np.dstack([read_image(path, cv2.IMREAD_GRAYSCALE) for path in paths])
+        return image, np.dstack([read_mask(path) for path in paths])
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, dict]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -122,16 +122,15 @@ class NucleiDataset(Dataset):
 def open_dataset(data_path: Path, num_classes: int, settings: Mapping) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
 
-    settings: train.py's flags or a config.yml; `img_ext mask_ext input_h input_w seed` count, where they are there.
+    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed` count.
     Raises InputError with everything that is wrong with the files.
     """
-    files = {"img_ext": settings.get("img_ext", ".png"), "mask_ext": settings.get("mask_ext", ".png")}
-    size = settings.get("input_h", 96), settings.get("input_w", 96)
-    train_ids, val_ids = split_ids(check_dataset(data_path, num_classes=num_classes, **files))
-    files |= {"num_classes": num_classes, "seed": settings.get("seed", 0)}
+    files = {"img_ext": settings["img_ext"], "mask_ext": settings["mask_ext"], "num_classes": num_classes}
+    size, seed = (settings["input_h"], settings["input_w"]), settings["seed"]
+    train_ids, val_ids = split_ids(check_dataset(data_path, **files))
     return (
-        NucleiDataset(data_path, train_ids, train_transform(*size), **files),
-        NucleiDataset(data_path, val_ids, val_transform(*size), **files),
+        NucleiDataset(data_path, train_ids, train_transform(*size), **files, seed=seed),
+        NucleiDataset(data_path, val_ids, val_transform(*size), **files, seed=seed),
     )
 
 
@@ -157,8 +156,8 @@ class EpochSampler(Sampler):
 warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
 
-def _quiet_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one thread a worker: they are many already
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler is for the parent
 
 
 def train_loader(dataset: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> DataLoader:
@@ -181,6 +180,6 @@ def _loader(dataset, batch_size, num_workers, pin_memory, **kwargs) -> DataLoade
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=_start_worker,
         **kwargs,
     )

@@ -106,24 +106,6 @@ def unique_names(paths: list[Path]) -> list[str]:
     return names
 
 
-def read_any(path: Path) -> np.ndarray:
-    """Read an image of any kind as uint8 BGR (H, W, 3).
-
-    Grey is replicated, alpha dropped. More than 8 bits are stretched from the image's minimum to its maximum:
-    cameras of 12 and 14 bits leave most of a 16-bit file's range unused.
-    """
-    image = files.read_image(path, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 3:
-        image = image[:, :, :3]
-    if image.dtype != np.uint8:
-        image = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
-        low, high = image.min(), image.max()
-        image = ((image - low) * (255 / (high - low) if high > low else 0)).round().astype(np.uint8)
-    if image.ndim == 2 or image.shape[2] < 3:
-        image = cv2.cvtColor(np.ascontiguousarray(image[..., 0] if image.ndim == 3 else image), cv2.COLOR_GRAY2BGR)
-    return np.ascontiguousarray(image)
-
-
 def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Runtime) -> tuple[Gallery, int]:
     """Segment the files of `--input`, `batch_size` at a time; returns the gallery and how many could not be read."""
     paths = find_images(args.input)
@@ -136,7 +118,7 @@ def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Run
         batch = []
         for name, path in zip(unique_names(paths), tqdm(paths, disable=None, unit="image")):
             try:
-                image = read_any(path)
+                image = files.read_image(path)
             except InputError as error:
                 failed += 1
                 print(f"[Error] {error}", file=sys.stderr)
@@ -156,11 +138,11 @@ def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Run
     return gallery, failed
 
 
-def segment_validation(model, args: Namespace, config: dict, size: tuple[int, int], runtime: rt.Runtime) -> Gallery:
+def segment_validation(model, args: Namespace, settings: dict, size: tuple[int, int], runtime: rt.Runtime) -> Gallery:
     """Segment the validation split, scoring it on the way."""
-    data_path = utils.find_data(args.data_path, config, args.dataset)
-    settings = config | {"input_h": size[0], "input_w": size[1]}
-    _, data = dataset.open_dataset(data_path, model.model.num_classes, settings)
+    data_path = utils.find_data(args.data_path, settings, args.dataset)
+    sized = settings | {"input_h": size[0], "input_w": size[1]}
+    _, data = dataset.open_dataset(data_path, model.model.num_classes, sized)
     print(f"data: {data_path}, the {len(data)} images of the validation split")
     gallery = Gallery(Path(args.output), len(data), args.threshold)
 
@@ -170,7 +152,7 @@ def segment_validation(model, args: Namespace, config: dict, size: tuple[int, in
             gallery.add(img_id, image, probability, [mask > 127 for mask in masks.transpose(2, 0, 1)])
 
     loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.pin_memory)
-    engine.evaluate(model, loader, engine.build_criterion(config.get("loss", "LovaszHingeLoss")), runtime, add)
+    engine.evaluate(model, loader, engine.build_criterion(settings["loss"]), runtime, add)
     return gallery
 
 
@@ -180,8 +162,8 @@ def main(args: Namespace) -> None:
     path = Path(args.resume) if args.resume else utils.find_model(args.name)
     model, checkpoint = engine.load_model(path, runtime)
     model = engine.Padded(model)
-    config = utils.config_of(checkpoint, path)
-    size = args.input_h or config.get("input_h", 96), args.input_w or config.get("input_w", 96)
+    settings = utils.settings_of(checkpoint, path)
+    size = args.input_h or settings["input_h"], args.input_w or settings["input_w"]
     print(f"model: {path}, {checkpoint['epoch']} epochs trained; input {size[0]}×{size[1]}")
     start, failed = time.perf_counter(), 0
     if args.input:
@@ -190,7 +172,7 @@ def main(args: Namespace) -> None:
             raise InputError(f"none of the {failed} images could be read")
         gallery.finish("outlines")
     else:
-        gallery = segment_validation(model, args, config, size, runtime)
+        gallery = segment_validation(model, args, settings, size, runtime)
         gallery.finish("outlines; white: truth")
     seconds = time.perf_counter() - start
     print(f"{gallery.added} images segmented, {gallery.added / seconds:.1f} images/s with reading and writing")

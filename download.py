@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from errors import InputError
+from errors import DISK_TROUBLE, InputError
 
 PAGE = "https://bbbc.broadinstitute.org/BBBC038"
 ATTEMPTS = 5
@@ -20,22 +20,27 @@ CHUNK = 1 << 18
 def fetch_zip(url: str, target: Path, attempts: int = ATTEMPTS, pause: float = 2.0) -> None:
     """Download `url` to `target`, going on from `<target>.part` where an earlier try left off.
 
-    A broken line is tried `attempts` times, `pause` seconds apart. Raises InputError, naming the page to fetch the file
-    from by hand, where the server cannot be reached, the line keeps breaking, or the file's members are damaged.
+    A line that breaks is tried again after `pause` seconds, up to `attempts` times without any progress. Raises
+    InputError, naming the page to fetch the file from by hand, where the server cannot be reached, the line keeps
+    breaking, or the file's members are damaged.
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     by_hand = f"download stage1_train.zip from {PAGE} in a browser and put it at {target}"
-    for attempt in range(attempts):
+    left, before = attempts, 0
+    while True:
         try:
             _fetch_rest(url, part)
             break
         except urllib.error.HTTPError as error:
             raise InputError(f"{url}: the server answers {error.code} {error.reason}; {by_hand}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+                raise InputError(f"{part}: cannot be written: {error.strerror}; what is there is kept") from error
             reason = getattr(error, "reason", None) or error
             started = part.exists() and part.stat().st_size
-            if not started or attempt == attempts - 1:
+            left, before = attempts if started > before else left - 1, started
+            if not started or not left:
                 kept = f" ({started} bytes are kept, the same command goes on from there)" if started else ""
                 raise InputError(f"{url}: cannot be downloaded: {reason}{kept}; or {by_hand}") from error
             print(f"the line broke after {started} bytes ({reason}); going on from there", flush=True)

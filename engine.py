@@ -16,19 +16,23 @@ from metrics import dice_coef, iou_score
 from runtime import Runtime
 from utils import AverageMeter, load_checkpoint, progress_line
 
+DIVERGED = "training stops, the last checkpoint stays. Try a lower --lr, and look at the images and masks"
 WARM_UP_STEPS = 9  # compiling and filling of queues, left out of an epoch's speed
 
 
-def load_model(path: Path, runtime: Runtime) -> tuple[nn.Module, dict]:
+def load_model(path: Path, runtime: Runtime, any_channels: bool = False) -> tuple[nn.Module, dict]:
     """The net that a checkpoint holds, ready for evaluation on the runtime's device, and the checkpoint.
 
-    Architecture, heads, classes and channels are read off the weights. Raises InputError where they are not a net's.
+    Architecture, heads, classes and channels are read off the weights. Raises InputError where they are not a net's,
+    or, unless `any_channels`, where it does not take the three channels that images are read with.
     """
     checkpoint = load_checkpoint(path)
     try:
         model = archs.from_state_dict(checkpoint["state_dict"])
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    if model.input_channels != 3 and not any_channels:
+        raise InputError(f"{path}: its net takes {model.input_channels} channels, but images are read with 3")
     return model.to(runtime.device).eval(), checkpoint
 
 
@@ -113,10 +117,7 @@ def train_epoch(
 def _finite(loss: Tensor, epoch: int, step: int) -> float:
     value = loss.item()
     if not math.isfinite(value):
-        raise InputError(
-            f"the loss is {value} in epoch {epoch + 1}, step {step}; training stops, the last checkpoint stays. "
-            "Try a lower --lr or --no-amp, and look at the images and masks"
-        )
+        raise InputError(f"the loss is {value} in epoch {epoch + 1}, step {step}; {DIVERGED}")
     return value
 
 
@@ -161,7 +162,7 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Iterable[Tensor], runtime: Runtime) -> Iterator[Tensor]:
-    """For each batch of inputs (N, 3, H, W), sides multiples of 16, yield probabilities (N, num_classes, H, W)."""
+    """For each batch of inputs (N, 3, H, W) that the model takes, yield probabilities (N, num_classes, H, W)."""
     model.eval()
     for images in batches:
         yield torch.sigmoid(last_head(model(images.to(runtime.device)))).cpu()

@@ -1,7 +1,13 @@
-"""What the user can mend, told in one sentence instead of a traceback."""
+"""What the user can mend, told in one sentence instead of a traceback; and an orderly end at a signal."""
 
+import errno
+import os
+import signal
 import sys
 from contextlib import contextmanager
+
+# a full, failing or read-only disk, whatever file it was met with
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class InputError(ValueError):
@@ -10,19 +16,40 @@ class InputError(ValueError):
 
 @contextmanager
 def one_sentence():
-    """Turn InputError and failures of the disk into `[Error] …` and exit status 1, Ctrl-C into 130."""
+    """Turn InputError and failures of files and disks into `[Error] …` and exit status 1.
+
+    SIGINT ends with 130 and SIGTERM with 143, both by way of an exception, so that nothing half written stays.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see end_quietly
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
         # a DataLoader worker wraps its exception's text in a traceback: the sentence is the last line of it
         text = str(error)
         if text.startswith("Caught InputError in DataLoader worker"):
             text = text.rstrip().splitlines()[-1].partition("InputError: ")[2]
         sys.exit(f"[Error] {text}")
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.filename is None:  # not about a file of the user's: a fault of ours, to be seen whole
+        if error.filename is None and error.errno not in DISK_TROUBLE:  # not the user's: a fault of ours, shown whole
             raise
-        sys.exit(f"[Error] {error.filename}: {error.strerror}")
+        sys.exit(f"[Error] {error.filename or 'writing'}: {error.strerror}")
     except KeyboardInterrupt:
         print("[Stopped] by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _leave(number: int, _frame) -> None:
+    print("[Stopped] by SIGTERM", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def end_quietly() -> None:
+    """Let Ctrl-C end the process without a traceback while the libraries are still being imported."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -253,7 +253,7 @@ def parse_export(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", default=default_name(), help="folder under models/ whose best checkpoint is exported")
     parser.add_argument("--checkpoint", metavar="PATH", help="another checkpoint to export")
     parser.add_argument("--output", default="UNet_npu8p.onnx", help="file to write")
-    parser.add_argument("--opset", default=11, type=_whole(11), help="version of the ONNX operators")
+    parser.add_argument("--opset", default=11, type=_whole(11, 20), help="version of the ONNX operators")
     parser.add_argument("-b", "--batch_size", default=1, type=_whole(1), help="of the input")
     _add_side(parser, _side, 96, "the input, a multiple of 16")
     parser.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
@@ -271,7 +271,7 @@ def parse_preprocess(argv: list[str] | None = None) -> argparse.Namespace:
         "--output",
         help="folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)",
     )
-    parser.add_argument("--img_size", default=96, type=_whole(1), help="side of the prepared images")
+    parser.add_argument("--img_size", default=96, type=_whole(1, 4096), help="side of the prepared images")
     parser.add_argument("--workers", default=2, type=_whole(1), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that is already there")
     parser.add_argument("--download", action="store_true", help="fetch the zip to inputs/stage1_train.zip first")

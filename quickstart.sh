@@ -10,6 +10,7 @@ run_name=quickstart # all that is written lies under folders of this name, save 
 prepared_folder=inputs/dsb2018_96
 raw_folder=inputs/data-science-bowl-2018/stage1_train
 raw_zip=inputs/stage1_train.zip
+own_folder=inputs/quickstart_96
 synthetic_folder=inputs/synthetic_96
 logs=outputs/${run_name}_logs
 pictures=outputs/${run_name}_demo
@@ -114,7 +115,7 @@ download_or_draw() {
 
 # Sets data to a prepared data set, kind to what it is.
 get_data() {
-    kind=real
+    kind=DSB2018
     if [[ $synthetic == yes ]]; then
         step 'Data: synthetic, as asked for'
         prepare_synthetic
@@ -123,8 +124,10 @@ get_data() {
         kind="your own, $data"
     elif [[ -n $data ]]; then
         step "Data: preparing $data"
-        run "$logs/data.log" "$python" preprocess_dsb2018.py "--input=$data" --output "$prepared_folder"
-        data=$prepared_folder
+        # a folder of its own: nobody knows that these are the images of DSB2018
+        kind="your own, $data"
+        run "$logs/data.log" "$python" preprocess_dsb2018.py "--input=$data" --output "$own_folder" --overwrite
+        data=$own_folder
     elif is_prepared "$prepared_folder"; then
         step "Data: $prepared_folder, prepared already"
         data=$prepared_folder

@@ -5,14 +5,18 @@ torch is imported inside the functions, so that options.py can show the choices 
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from errors import InputError, end_quietly
 
+# requirements.txt, by the names they are imported with
+PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yaml", "tqdm")
+PACKAGES += ("matplotlib", "onnx", "onnxruntime")
 DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
 
 
@@ -64,12 +68,20 @@ def _has_cuda(required: bool) -> bool:
     return False
 
 
+def require_packages() -> None:
+    """End with one sentence where a package of requirements.txt is not installed. For scripts, before their imports."""
+    end_quietly()
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad file is ours to tell, by its name
+    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if lacking:
+        sys.exit(f"[Error] not installed: {', '.join(lacking)}; run `pip install -r requirements.txt`")
+
+
 def require_torch() -> None:
-    """Import torch, or end with one sentence: not installed, or a torch_npu in the way that torch loads by itself."""
+    """The same, and import torch: one sentence where torch_npu, which torch loads by itself, is in the way."""
+    require_packages()
     try:
         importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        sys.exit(f"[Error] {error.name} is not installed; run `pip install -r requirements.txt`")
     except RuntimeError as error:
         if "torch_npu" not in str(error):
             raise
@@ -148,3 +160,7 @@ def profiler(runtime: Runtime, wanted: str, start: int, stop: int, folder: Path)
     handler = module.tensorboard_trace_handler(str(folder))
     with module.profile(activities=activities, schedule=schedule, on_trace_ready=handler) as profile:
         yield profile.step
+    if any(folder.iterdir()):
+        print(f"trace: {folder}")
+    else:
+        print(f"--profiling: no trace, since the run ended before step {start}; lower --start_step")

@@ -1,16 +1,16 @@
 """Made-up nuclei in the 2018 Data Science Bowl's raw layout, to try the whole recipe without the real images."""
 
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+from workers import process_pool
 
 MODALITIES = ("fluorescence", "tissue", "brightfield")
 # The real set is about 81, 16 and 3 %; a small set still needs some of the rare ones.
@@ -270,9 +270,7 @@ def write_raw_set(folder: Path, count: int, seed: int, workers: int = 1) -> int:
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
     write = partial(_write_one, folder=unfinished, seed=seed)
-    # Forked workers can hang in OpenCV's thread pool, so they start afresh.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) if workers > 1 else nullcontext()
-    with pool:
+    with process_pool(workers, cv2.setNumThreads, 0) if workers > 1 else nullcontext() as pool:
         counts = pool.map(write, range(count), chunksize=4) if workers > 1 else map(write, range(count))
         nuclei = sum(tqdm(counts, total=count, desc="synthetic images", unit="image", disable=None))
     if folder.exists():

@@ -8,6 +8,8 @@ if __name__ == "__main__":  # before torch is imported: --help and a mistyped fl
     ARGS = options.parse_train()
     rt.require_torch()
 
+import math
+import shutil
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -40,6 +42,7 @@ SCHEDULERS = {
     ),
     "ConstantLR": lambda optimizer, args: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
 }
+PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 def main(args: Namespace) -> None:
@@ -68,12 +71,15 @@ def main(args: Namespace) -> None:
         load_pretrained(model, args.resume)
     elif args.resume:
         progress = resume(args, model, optimizer, scheduler)
+        progress["best_iou"] = adopt_best(Path(args.resume), folder, progress["best_iou"])
         if progress["epoch"] >= args.epochs:
             print(f"{args.resume} has finished its {progress['epoch']} epochs; raise --epochs to train on")
             return
 
     images = f"{len(train_loader.dataset)} images to train, {len(val_loader.dataset)} to validate"
     print(f"{args.arch} on {runtime.device}: {images}", flush=True)
+    if not args.resume and (folder / "model_best.pth.tar").exists():
+        print(f"{folder} holds an earlier run, whose files this one replaces; --name NAME would keep them")
     utils.save_config(vars(args), folder)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
     with trace as after_step:
@@ -84,6 +90,10 @@ def main(args: Namespace) -> None:
                 model, train_loader, criterion, optimizer, runtime, epoch, after_step=after_step
             )
             validated = engine.evaluate(model, val_loader, criterion, runtime)
+            if not math.isfinite(validated["loss"]):  # an epoch's last step can spoil the weights unseen
+                raise InputError(
+                    f"the validation loss is {validated['loss']} after epoch {epoch + 1}; {engine.DIVERGED}"
+                )
             step_scheduler(scheduler, validated["loss"])
 
             row = {"epoch": epoch, "lr": lr, "loss": trained["loss"], "iou": trained["iou"]}
@@ -142,20 +152,59 @@ def resume(args: Namespace, model: nn.Module, optimizer, scheduler) -> dict:
             if found != vars(args)[flag]:
                 raise ValueError(f"--{flag} is {found} there and {vars(args)[flag]} here")
         model.load_state_dict(checkpoint["state_dict"])
-        lacking = [key for key in ("optimizer", "scheduler", "history") if key not in checkpoint]
-        if "optimizer" in checkpoint:
-            optimizer.load_state_dict(checkpoint["optimizer"])
+        lacking = [key for key in ("optimizer", "scheduler", "history") if not checkpoint.get(key)]
+        if "optimizer" not in lacking:
+            load_optimizer(optimizer, checkpoint["optimizer"])
         if not isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
             catch_up(optimizer, scheduler, checkpoint["epoch"], args.lr)
-        elif "scheduler" in checkpoint:
-            scheduler.load_state_dict(checkpoint["scheduler"])
+        elif "scheduler" not in lacking:
+            # what it has seen, but the factor, patience and limits of this run's flags
+            scheduler.load_state_dict({key: checkpoint["scheduler"][key] for key in PLATEAU_STATE})
     except (ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{args.resume} does not fit this run: {' '.join(str(error).split())[:300]}") from error
+    epoch, history = checkpoint["epoch"], checkpoint.get("history")
+    if not history:
+        history = earlier_rows(Path(args.resume).with_name("log.csv"), epoch)
     if lacking:
-        print(f"warning: {args.resume} holds no {', '.join(lacking)}; the run goes on without")
-    progress = {key: checkpoint.get(key, default) for key, default in (("stale_epochs", 0), ("history", []))}
-    print(f"resuming {args.resume} after {checkpoint['epoch']} epochs")
-    return progress | {"epoch": checkpoint["epoch"], "best_iou": checkpoint["best_iou"] or 0.0}
+        rows = f"; log.csv keeps its {len(history)} rows" if history else ""
+        print(f"warning: {args.resume} holds no {', '.join(lacking)}; the run goes on without{rows}")
+    print(f"resuming {args.resume} after {epoch} epochs")
+    progress = {"epoch": epoch, "best_iou": checkpoint["best_iou"] or 0.0, "history": history}
+    return progress | {"stale_epochs": checkpoint.get("stale_epochs", 0)}
+
+
+def earlier_rows(log: Path, epochs: int) -> list[dict]:
+    """The rows of an older edition's log.csv for the epochs that its checkpoint has finished; [] without one."""
+    try:
+        rows = pd.read_csv(log)
+        return rows[rows["epoch"] < epochs].to_dict("records")
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
+    """Load an optimiser's averages; this run's flags, not the file's, say how they are used.
+
+    Raises ValueError where the state is another optimiser's.
+    """
+    if ("betas" in state["param_groups"][0]) != ("betas" in optimizer.defaults):
+        raise ValueError("its --optimizer was another one")
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group.update({key: value for key, value in optimizer.defaults.items() if key != "lr"})
+
+
+def adopt_best(resumed: Path, folder: Path, best_iou: float) -> float:
+    """See to it that the run's folder has the best model so far; returns the IoU that a better one must exceed."""
+    best = folder / "model_best.pth.tar"
+    if best.exists():
+        return best_iou
+    source = resumed.with_name(best.name)
+    if not source.is_file():
+        return 0.0  # nowhere to be had: the next epoch's is the best there is
+    with files.replacing(best) as partial:
+        shutil.copyfile(source, partial)
+    return best_iou
 
 
 def catch_up(optimizer, scheduler, epochs: int, lr: float) -> None:

@@ -75,7 +75,10 @@ def load_config(folder: Path) -> dict:
 def save_checkpoint(state: dict, path: Path) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one."""
     with replacing(path) as partial:
-        torch.save(state, partial)
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # torch's zip writer has no other word for a full disk
+            raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())[:120]})") from error
 
 
 def _numpy_scalar_types() -> list:
@@ -100,14 +103,16 @@ def load_checkpoint(path: Path) -> dict:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch raises many types for a damaged or foreign file
-        raise InputError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:200]})") from error
+    except Exception as error:  # torch raises many types, and advises to trust the file
+        raise InputError(
+            f"{path}: not a readable checkpoint: damaged, or it holds more than weights and numbers"
+        ) from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
     if "state_dict" not in checkpoint:
         checkpoint = {"state_dict": checkpoint}
     weights, epoch, best_iou = checkpoint["state_dict"], checkpoint.get("epoch", 0), checkpoint.get("best_iou")
-    whole = isinstance(weights, dict) and weights and isinstance(epoch, int)
+    whole = isinstance(weights, dict) and weights and isinstance(epoch, (int, np.integer))
     if not whole or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
         raise InputError(f"{path}: holds no weights; give a checkpoint that train.py wrote")
     if not isinstance(best_iou, (int, float, np.number, type(None))):
@@ -115,7 +120,7 @@ def load_checkpoint(path: Path) -> dict:
     return {
         **checkpoint,
         "state_dict": {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in weights.items()},
-        "epoch": epoch,
+        "epoch": int(epoch),
         "best_iou": None if best_iou is None else float(best_iou),
     }
 
@@ -132,17 +137,48 @@ def find_model(name: str) -> Path:
     raise InputError(f"{folder}: no model_best.pth.tar or model.pth there; train it first, or give another --name")
 
 
-def config_of(checkpoint: dict, path: Path) -> dict:
-    """The flags a checkpoint was trained with: its own record, else the config.yml beside it, else {}."""
+# what training leaves to its defaults, for models whose config.yml is lacking or silent
+SETTINGS = {
+    "dataset": "dsb2018_96",
+    "img_ext": ".png",
+    "mask_ext": ".png",
+    "input_h": 96,
+    "input_w": 96,
+    "batch_size": 16,
+    "loss": "LovaszHingeLoss",
+    "seed": 5,
+}
+
+
+def settings_of(checkpoint: dict, path: Path) -> dict:
+    """The flags a checkpoint was trained with: its own record, else the config.yml beside it, else the defaults.
+
+    Raises InputError naming the file and the flag where one that counts later has a value it cannot have.
+    """
     config = checkpoint.get("config")
-    return config if isinstance(config, dict) else load_config(Path(path).parent)
+    where = path
+    if not isinstance(config, dict):
+        config, where = load_config(Path(path).parent), Path(path).parent / "config.yml"
+    settings = SETTINGS | config
+    for flag, default in SETTINGS.items():
+        value = settings[flag]
+        fits = type(value) is type(default) and (value >= (flag != "seed") if isinstance(value, int) else value)
+        if not fits or (flag in ("input_h", "input_w") and value % 16):
+            raise InputError(f"{where}: {flag} cannot be {value!r}; the recipe has {default!r}")
+    return settings
 
 
-def find_data(data_path: str | None, config: dict, dataset: str | None = None) -> Path:
-    """The prepared data: `--data_path`, else `--dataset`, else config.yml's path, else `inputs/<config's dataset>`."""
-    if data_path:
-        return Path(data_path)
-    recorded = config.get("data_path")
-    if not dataset and isinstance(recorded, str) and Path(recorded).is_dir():
+def find_data(data_path: str | None, settings: dict, dataset: str | None = None) -> Path:
+    """The prepared data: `--data_path`, else `--dataset`, else the path trained on, else `inputs/<dataset trained on>`.
+
+    Raises InputError where the path trained on is gone, unless a folder of its name is under inputs/: scores on other
+    data would pass for the model's.
+    """
+    if data_path or dataset:
+        return Path(data_path) if data_path else Path("inputs") / dataset
+    fallback, recorded = Path("inputs") / settings["dataset"], settings.get("data_path")
+    if isinstance(recorded, str) and Path(recorded).is_dir():
         return Path(recorded)
-    return Path("inputs") / str(dataset or config.get("dataset") or "dsb2018_96")
+    if isinstance(recorded, str) and Path(recorded).name != fallback.name:
+        raise InputError(f"{recorded}: the data that the model was trained on are gone; give them with --data_path")
+    return fallback

@@ -426,12 +426,11 @@ def test_a_batch_larger_than_the_set_is_refused(small_set: Path) -> None:
 
 
 def test_open_dataset(small_set: Path) -> None:
-    settings = {"input_h": 16, "input_w": 48, "seed": 9, "epochs": 3}
+    settings = {"img_ext": ".png", "mask_ext": ".png", "input_h": 16, "input_w": 48, "seed": 9, "epochs": 3}
     train, val = dataset.open_dataset(small_set, 1, settings)
     assert (train.ids, val.ids) == split_ids(numbered(23)) and train.seed == 9
     assert train[0][0].shape == val[0][0].shape == (3, 16, 48)
     assert torch.equal(val[0][0], val[7, 0][0]) and not torch.equal(train[0][0], train[7, 0][0])
-    assert dataset.open_dataset(small_set, 1, {})[1][0][0].shape == (3, 96, 96)
 
 
 # --- complaints ------------------------------------------------------------------------------------------------------
@@ -526,16 +525,43 @@ SPOILED = {
     "mask of 0 and 1": (
         lambda i, m: cv2.imwrite(str(m), disc() // 255),
         "masks/0/c.png",
-        "largest value is 1,",
-        "multiply by 255",
+        "above 127",
+        "multiply 0/1 masks by 255",
     ),
     "mask of labels": (
         lambda i, m: cv2.imwrite(str(m), disc() // 50),
         "masks/0/c.png",
-        "largest value is 5,",
-        "class folder",
+        "above 127",
+        "each class a folder",
+    ),
+    "mask of numbered nuclei": (
+        lambda i, m: cv2.imwrite(
+            str(m), np.kron(np.arange(1, 65, dtype=np.uint8).reshape(8, 8), np.ones((3, 3), np.uint8))
+        ),
+        "masks/0/c.png",
+        "only 0 of 576 marked pixels are above 127",
+        "make every numbered nucleus 255",
+    ),
+    "mask of numbered nuclei in 16 bits": (
+        lambda i, m: cv2.imwrite(
+            str(m), np.kron(np.arange(900, 916, dtype=np.uint16).reshape(4, 4), np.ones((6, 6), np.uint16))
+        ),
+        "masks/0/c.png",
+        "a uint16 mask of 16 values",
+        "masks have 8 bits, 0 and 255",
     ),
 }
+
+
+def test_masks_too_small_to_tell_one_by_one_are_told_together(tmp_path: Path) -> None:
+    """0/1 masks with a nucleus of a few pixels each; and masks that mark nothing at all, which would score 1."""
+    for value in (1, 0):
+        root = write_set(tmp_path / str(value), numbered(6))
+        for img_id in numbered(6):
+            mask = np.zeros((24, 24), np.uint8)
+            mask[3:6, 3:6] = value
+            cv2.imwrite(str(root / "masks" / "0" / f"{img_id}.png"), mask)
+        assert f"{root / 'masks' / '0'}: no mask there has a pixel above 127" in complaint(root)
 
 
 @pytest.mark.parametrize("case", SPOILED)

@@ -133,6 +133,8 @@ def test_bad_files_are_skipped_with_the_reason(raw, tmp_path, capsys):
     assert f"{ids[3]}/masks/0.png: 7×5, its image" in out
     assert f"{ids[4]}: 0 images" in out
     assert "7 images are prepared in" in out and "5 were skipped" in out
+    prepare("--input", bad, "--output", tmp_path / "out")
+    assert "is already prepared, with 7 of 12 images" in capsys.readouterr().out
     assert sorted(p.stem for p in (tmp_path / "out" / "images").iterdir()) == ids[5:]
 
 
@@ -147,9 +149,9 @@ def test_what_is_there_is_not_destroyed(raw, tmp_path, capsys):
     with zipfile.ZipFile(other, "a") as archive:
         archive.writestr("stranger/images/stranger.png", cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
     (tmp_path / "out" / "images" / "mine.png").write_bytes((tmp_path / "out/images/synthetic_0000.png").read_bytes())
-    with pytest.raises(InputError, match=r"holds 1 images that are not in .*choose another --output, or .*--overwrite"):
+    with pytest.raises(InputError, match=r"holds 1 images that are not in .*; choose another --output$"):
         prepare("--input", other, "--output", tmp_path / "out")
-    with pytest.raises(InputError, match=r"images of 96×96"):
+    with pytest.raises(InputError, match=r"out/images holds 96×96, not 32×32; choose another"):
         (tmp_path / "out" / "images" / "mine.png").unlink()
         prepare("--input", raw, "--output", tmp_path / "out", "--img_size", 32)
     assert contents(tmp_path / "out") == before
@@ -176,6 +178,55 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_a_rerun_completes_i
     assert re.search(r"preparing \d+ images of raw, \d+ are done already", result.stdout)
     result = run("preprocess_dsb2018.py", "--input", "raw", "--output", "undisturbed", cwd=tmp_path)
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed") and len(contents(tmp_path / "out")) == 60
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_workers_end_with_their_parent(tmp_path, number, code):
+    synthetic.write_raw_set(tmp_path / "raw", 40, seed=3)
+    command = [sys.executable, ROOT / "preprocess_dsb2018.py", "--input", "raw", "--output", "out", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out.partial" / "images").glob("*.png")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+    def alive() -> list[str]:  # of the whole session, which had the process's number
+        return subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
+
+    assert len(alive()) >= 3
+    process.send_signal(number)
+    assert process.wait(20) == code
+    deadline = time.monotonic() + 10
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive() and not (tmp_path / "out").exists()
+
+
+def test_overwrite_replaces_nothing_but_prepared_data(raw, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(raw, home / "raw")
+    (home / "letters.txt").write_text("dear")
+    before = contents(home)
+    with pytest.raises(InputError, match="holds more than images/ and masks/"):
+        prepare("--input", raw, "--output", home, "--overwrite")
+    inside = home / "prepared" / "images" / "stage1_train"
+    shutil.copytree(raw, inside)
+    with pytest.raises(InputError, match=r"stage1_train lies inside .*prepared, which --overwrite would replace"):
+        prepare("--input", inside, "--output", home / "prepared", "--overwrite")
+    shutil.rmtree(home / "prepared")
+    assert contents(home) == before
+
+
+def test_a_half_prepared_folder_of_an_older_edition_is_not_taken_for_whole(raw, tmp_path):
+    prepare("--input", raw, "--output", tmp_path / "out")
+    for part in ("images", "masks/0"):
+        (tmp_path / "out" / part / "synthetic_0005.png").unlink()
+    with pytest.raises(InputError, match="lacks 1 images, such as synthetic_0005; --overwrite"):
+        prepare("--input", raw, "--output", tmp_path / "out")
+    prepare("--input", raw, "--output", tmp_path / "out", "--overwrite")
+    (tmp_path / "out" / "masks" / "0" / "synthetic_0005.png").unlink()
+    with pytest.raises(InputError, match=r"synthetic_0005\.png: No such file"):
+        prepare("--input", raw, "--output", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +263,7 @@ def test_synthetic_set_from_nothing_to_prepared(tmp_path):
 class BreakingServer(http.server.BaseHTTPRequestHandler):
     """Serves one file and hangs up after `piece` bytes of every answer; understands ranges unless told not to."""
 
-    data, piece, ranges = b"", 0, True
+    data, piece, ranges, limit = b"", 0, True, 0
 
     def do_GET(self):
         start = 0
@@ -228,7 +279,7 @@ class BreakingServer(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(self.data) - start))
         self.end_headers()
-        self.wfile.write(self.data[start : start + self.piece])
+        self.wfile.write(self.data[start : min(start + self.piece, self.limit)])
         self.close_connection = True
 
     def log_message(self, *args):
@@ -239,8 +290,9 @@ class BreakingServer(http.server.BaseHTTPRequestHandler):
 def serve():
     servers = []
 
-    def start(data: bytes, piece: int, ranges: bool = True) -> tuple[str, list[int]]:
-        handler = type("Handler", (BreakingServer,), {"data": data, "piece": piece, "ranges": ranges, "requests": []})
+    def start(data: bytes, piece: int, ranges: bool = True, limit: int = 1 << 30) -> tuple[str, list[int]]:
+        how = {"data": data, "piece": piece, "ranges": ranges, "limit": limit, "requests": []}
+        handler = type("Handler", (BreakingServer,), how)
         servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_port}/stage1_train.zip", handler.requests
@@ -276,10 +328,11 @@ def test_a_server_without_ranges_is_read_from_the_beginning(serve, raw, tmp_path
 
 
 def test_a_line_that_keeps_breaking_ends_with_what_is_kept(serve, tmp_path):
-    url, requests = serve(b"x" * 1000, 10)
-    with pytest.raises(InputError, match=r"30 bytes are kept.*BBBC038 in a browser"):
+    """Progress earns new tries: it is giving nothing three times over that ends it."""
+    url, requests = serve(b"x" * 1000, 10, limit=50)
+    with pytest.raises(InputError, match=r"50 bytes are kept.*BBBC038 in a browser"):
         download.fetch_zip(url, tmp_path / "got.zip", attempts=3, pause=0)
-    assert requests == [0, 10, 20] and (tmp_path / "got.zip.part").stat().st_size == 30
+    assert requests == [0, 10, 20, 30, 40, 50, 50, 50] and (tmp_path / "got.zip.part").stat().st_size == 50
 
 
 def test_damage_is_found_by_the_members(serve, raw, tmp_path):

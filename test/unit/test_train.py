@@ -223,11 +223,61 @@ def test_a_loss_that_is_not_a_number_stops_the_run(home):
     assert not list((home / "models" / "run").glob("*.tar"))
 
 
+def test_weights_spoilt_by_an_epochs_last_step_are_not_saved(home):
+    """One step an epoch: the training loss is still finite, the weights no longer are."""
+    flags = ("--input_h", "32", "--input_w", "32", "-b", "12", "--num_workers", "0", "--lr", "1e35", "--name", "run")
+    result = run("train.py", "inputs/discs", *flags, "--epochs", "2", cwd=home)
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert re.search(r"\[Error\] the validation loss is (nan|inf) after epoch 1; training stops", result.stdout)
+    assert not list((home / "models" / "run").glob("*.tar"))
+
+
+def test_resume_takes_this_runs_flags_and_refuses_another_optimiser(home, monkeypatch):
+    train_here("--name", "run", "--epochs", "1", "--weight_decay", "0.25")
+    seen = []
+
+    def train_epoch(model, loader, criterion, optimizer, *args, **kwargs):
+        seen.append(dict(optimizer.param_groups[0]))
+        assert len(optimizer.state) == len(list(model.parameters())), "the averages came along"
+        return no_training(model, loader, criterion, optimizer)
+
+    monkeypatch.setattr(engine, "train_epoch", train_epoch)
+    resume = ("--name", "run", "--epochs", "2", "--resume", "models/run/checkpoint.pth.tar")
+    train_here(*resume, "--weight_decay", "0.5")
+    assert seen[0]["weight_decay"] == 0.5
+    with pytest.raises(InputError, match="does not fit this run: its --optimizer was another one"):
+        train_here(*resume, "--optimizer", "SGD", "--epochs", "3")
+
+
+def test_a_run_of_an_older_edition_keeps_its_log(home, monkeypatch, capsys):
+    """Its checkpoint holds no history; log.csv beside it does, also of an epoch that was not finished."""
+    folder = home / "models" / "old"
+    folder.mkdir(parents=True)
+    rows = [{"epoch": e, "lr": 1e-3, "loss": 1, "iou": 0.5, "val_loss": 1, "val_iou": 0.1 * e} for e in range(4)]
+    pd.DataFrame(rows).to_csv(folder / "log.csv", index=False)
+    torch.save({"epoch": 3, "best_iou": 0.2, "state_dict": random_net().state_dict()}, folder / "checkpoint.pth.tar")
+    monkeypatch.setattr(engine, "train_epoch", no_training)
+    train_here("--name", "old", "--epochs", "4", "--resume", str(folder / "checkpoint.pth.tar"))
+    assert (
+        "holds no optimizer, scheduler, history; the run goes on without; log.csv keeps its 3"
+        in capsys.readouterr().out
+    )
+    log = pd.read_csv(folder / "log.csv")
+    assert list(log.epoch) == [0, 1, 2, 3] and list(log.val_iou[:3]) == pytest.approx([0, 0.1, 0.2])
+    # there was no best model to be had, so this epoch's is it
+    assert torch.load(folder / "model_best.pth.tar", weights_only=True)["epoch"] == 4
+
+
 def test_profiling_traces_the_steps_it_is_asked_for(home):
     train_here("--epochs", "1", "--name", "run", "--profiling", "CANN", "--start_step", "1", "--stop_step", "3")
     (trace,) = (home / "models" / "run" / "profile").glob("*.json")
     steps = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if "ProfilerStep" in e.get("name", "")}
     assert steps == {"ProfilerStep#1", "ProfilerStep#2"}
+
+
+def test_profiling_says_when_there_was_nothing_to_trace(home, capsys):
+    train_here("--epochs", "1", "--name", "run", "--profiling", "GE", "--start_step", "20", "--stop_step", "30")
+    assert "no trace, since the run ended before step 20" in capsys.readouterr().out
 
 
 def test_two_classes_and_deep_supervision_end_to_end(home):

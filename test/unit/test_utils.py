@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import options
 import utils
 from errors import InputError
 from files import replacing
@@ -109,7 +110,8 @@ def test_replacing_puts_the_new_file_in_place(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file(tmp_path: Path, failure: type, written: bool) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(failure), replacing(target) as partial:
+    expected = InputError if failure is OSError else failure
+    with pytest.raises(expected), replacing(target) as partial:
         if written:
             partial.write_text("half")
         raise failure
@@ -126,7 +128,7 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="No space left"), replacing(target) as partial:
+    with pytest.raises(InputError, match=r"file\.txt: cannot be written: No space left"), replacing(target) as partial:
         partial.write_text("new")
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
@@ -134,7 +136,7 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_writing_nothing_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(target):
+    with pytest.raises(InputError, match=r"file\.txt: cannot be written"), replacing(target):
         pass
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
@@ -382,37 +384,62 @@ def test_find_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         utils.find_model("../run")
 
 
-def test_config_of(tmp_path: Path) -> None:
+def test_settings_of(tmp_path: Path) -> None:
+    """The checkpoint's own record, else config.yml beside it, and the recipe's defaults for what neither tells."""
     path = tmp_path / "model_best.pth.tar"
-    assert utils.config_of({}, path) == {}
-    utils.save_config({"loss": "BCEDiceLoss"}, tmp_path)
-    assert utils.config_of({}, path) == utils.config_of({"config": None}, str(path)) == {"loss": "BCEDiceLoss"}
-    assert utils.config_of({"config": {"loss": "LovaszHingeLoss"}}, path) == {"loss": "LovaszHingeLoss"}
+    recipe = vars(options.parse_train([]))
+    assert utils.settings_of({}, path) == utils.SETTINGS == {flag: recipe[flag] for flag in utils.SETTINGS}
+    utils.save_config({"loss": "BCEDiceLoss", "depth": 3}, tmp_path)
+    expected = utils.SETTINGS | {"loss": "BCEDiceLoss", "depth": 3}
+    assert utils.settings_of({}, path) == utils.settings_of({"config": None}, str(path)) == expected
+    assert utils.settings_of({"config": {"input_h": 32}}, path) == utils.SETTINGS | {"input_h": 32}
 
 
 @pytest.mark.parametrize(
-    "data_path, config, dataset, expected",
+    "junk",
+    [
+        {"input_h": "abc"},
+        {"input_w": 0},
+        {"input_h": 33},
+        {"loss": [1]},
+        {"batch_size": -3},
+        {"seed": "x"},
+        {"img_ext": ""},
+    ],
+)
+def test_junk_in_a_config_is_named(tmp_path: Path, junk: dict) -> None:
+    utils.save_config(junk, tmp_path)
+    ((flag, value),) = junk.items()
+    with pytest.raises(InputError, match=re.escape(f"config.yml: {flag} cannot be {value!r}; the recipe has")):
+        utils.settings_of({}, tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "data_path, settings, dataset, expected",
     [
         ("given", {"data_path": "recorded", "dataset": "old"}, "named", "given"),
         ("not/there", {"data_path": "recorded"}, None, "not/there"),  # an error about it must name it
         (None, {"data_path": "recorded", "dataset": "old"}, "named", "inputs/named"),
         (None, {"data_path": "recorded", "dataset": "old"}, None, "recorded"),
-        (None, {"data_path": "moved away", "dataset": "old"}, None, "inputs/old"),
+        (None, {"data_path": "/elsewhere/old", "dataset": "old"}, None, "inputs/old"),
+        (None, {"data_path": "moved away", "dataset": "old"}, None, None),
         (None, {"dataset": "old"}, None, "inputs/old"),
-        (None, {"data_path": None, "dataset": None}, None, "inputs/dsb2018_96"),
-        ("", {}, "", "inputs/dsb2018_96"),
-        (None, {}, None, "inputs/dsb2018_96"),
+        ("", {"data_path": None, "dataset": "old"}, "", "inputs/old"),
     ],
 )
 def test_find_data(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     data_path: str | None,
-    config: dict,
+    settings: dict,
     dataset: str | None,
-    expected: str,
+    expected: str | None,
 ) -> None:
-    """`--data_path`, else `--dataset`, else what config.yml recorded if it is still there, else inputs/<dataset>."""
+    """`--data_path`, else `--dataset`, else the path recorded, else inputs/<dataset>; never quietly other data."""
     monkeypatch.chdir(tmp_path)
     Path("recorded").mkdir()
-    assert utils.find_data(data_path, config, dataset) == Path(expected)
+    if expected is None:
+        with pytest.raises(InputError, match="moved away: the data that the model was trained on are gone"):
+            utils.find_data(data_path, settings, dataset)
+    else:
+        assert utils.find_data(data_path, settings, dataset) == Path(expected)
