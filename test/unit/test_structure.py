@@ -20,6 +20,7 @@ ALLOWED = {
     "files": {"errors"},
     "runtime": {"errors"},
     "checks": {"errors", "files"},
+    "rawset": {"errors", "files"},
     "dataset": {"checks", "errors", "files"},
     "utils": {"errors", "files"},
     "pictures": {"files"},
