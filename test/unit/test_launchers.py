@@ -7,10 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 TEST_DIR = Path(__file__).resolve().parents[1]
 
@@ -388,3 +390,54 @@ class TestSetupVenv:
         assert done.returncode != 0
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "message"),
+    [
+        ("--epoch=3", 2, 'Unknown flag "--epoch=3"'),
+        ("--epochs=none", 2, "--epochs takes a positive number"),
+        ("--data=nowhere", 1, 'There is nothing at "'),
+    ],
+)
+def test_quickstart_answers_before_it_sets_anything_up(repo: Repository, flag: str, code: int, message: str):
+    shutil.copy(ROOT / "quickstart.sh", repo.root)
+    command = ["bash", "quickstart.sh", flag]
+    done = subprocess.run(command, cwd=repo.root, env=repo.environment(), capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (code, "") and message in done.stderr
+    assert not (repo.root / ".venv").exists() and not (repo.root / "outputs").exists()
+
+
+def test_quickstart_keeps_the_users_own_data_apart(repo: Repository, tmp_path: Path):
+    """Stubs for all scripts: what matters is what they are called with, and what the table says the data are."""
+    shutil.copy(ROOT / "quickstart.sh", repo.root)
+    (repo.root / "requirements.txt").write_text("")
+    stub = "import sys\nopen('calls', 'a').write(' '.join(sys.argv) + '\\n')\n"
+    stub += "print('Mask Dice: 0.8\\nDice: 0.4\\nIoU: 0.7')\n"
+    stub += "print('[npu id: 0 ] * FPS@all 9.5') if 'train' in sys.argv[0] else None\n"
+    for name in ("preprocess_dsb2018", "train", "val", "demo", "pthtar2onnx"):
+        (repo.root / f"{name}.py").write_text(stub)
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    fake = '#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; esac\nexec ' + sys.executable + ' "$@"\n'
+    (tmp_path / "venv" / "bin" / "python").write_text(fake)
+    (tmp_path / "venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / "my raw data").mkdir()
+    (repo.root / "inputs" / "quickstart_96" / "images").mkdir(parents=True)
+    command = ["bash", "quickstart.sh", f"--data={tmp_path / 'my raw data'}", "--epochs=2"]
+    env = repo.environment(VIRTUAL_ENV=str(tmp_path / "venv"))
+    done = subprocess.run(command, cwd=repo.root, env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr + done.stdout
+    calls = (repo.root / "calls").read_text().splitlines()
+    assert (
+        calls[0]
+        == f"preprocess_dsb2018.py --input={tmp_path / 'my raw data'} --output inputs/quickstart_96 --overwrite"
+    )
+    assert calls[1] == "train.py inputs/quickstart_96 --name quickstart --epochs 2 --batch_size 8"
+    assert [call.split()[0] for call in calls[2:]] == ["val.py", "demo.py", "pthtar2onnx.py"]
+    table = dict(line.split(maxsplit=1) for line in done.stdout.partition("Results:\n")[2].splitlines())
+    assert table["data"].startswith("your own, ") and "DSB2018" not in table["data"]
+    assert (table["IoU"].split()[0], table["Dice"], table["images/s"].split()[0]) == (
+        "0.7",
+        "0.8 (masks), 0.4 (probabilities)",
+        "9.5",
+    )
