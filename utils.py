@@ -159,11 +159,11 @@ def settings_of(checkpoint: dict, path: Path) -> dict:
     where = path
     if not isinstance(config, dict):
         config, where = load_config(Path(path).parent), Path(path).parent / "config.yml"
-    settings = SETTINGS | config
+    settings = SETTINGS | {flag: value for flag, value in config.items() if value is not None}
     for flag, default in SETTINGS.items():
         value = settings[flag]
-        fits = type(value) is type(default) and (value >= (flag != "seed") if isinstance(value, int) else value)
-        if not fits or (flag in ("input_h", "input_w") and value % 16):
+        least = 0 if flag == "seed" else 1
+        if type(value) is not type(default) or (value < least if isinstance(value, int) else not value):
             raise InputError(f"{where}: {flag} cannot be {value!r}; the recipe has {default!r}")
     return settings
 

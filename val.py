@@ -76,7 +76,7 @@ def main(args: Namespace) -> None:
     criterion = engine.build_criterion(settings["loss"])
     folder = utils.run_folder(args.name, args.output)
     scores = Scores(folder)
-    result = engine.evaluate(model, loader, criterion, runtime, scores)
+    result = engine.evaluate(engine.Padded(model), loader, criterion, runtime, scores)
     with files.replacing(folder / "metrics.csv") as partial:
         pd.DataFrame(scores.images).to_csv(partial, index=False)
     table = scores.table()

@@ -106,6 +106,14 @@ def test_the_gpu_editions_config_leads_to_its_data(home, capsys):
     assert "data: inputs/discs, 3 images" in capsys.readouterr().out
 
 
+def test_an_input_size_that_the_net_cannot_take_is_padded(home, capsys):
+    gpu_edition(home / "models" / "old", random_net(), input_h=40, input_w=33, seed=None)
+    val.main(options.parse_val(["--name", "old", "--num_workers", "0"]))
+    assert re.search(r"^IoU: \d\.\d{4}$", capsys.readouterr().out, re.MULTILINE)
+    (picture, *_) = (home / "outputs" / "old" / "0").glob("*.jpg")
+    assert cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE).shape == (40, 33)
+
+
 def test_an_old_checkpoint_continues_with_its_optimiser_and_says_what_it_lacks(home, monkeypatch, capsys):
     net = random_net()
     path = npu_edition(home / "models" / "old", net)
