@@ -79,20 +79,25 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     assert result.stdout == "line\n" and result.stderr == ""
 
 
-def test_ctrl_c_in_training_ends_at_once_and_without_a_traceback(home):
-    """Also while libraries are imported and while data are loaded by workers."""
-    for pause in (0.3, 7):
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "train.py", "inputs/discs", *TINY, "--num_workers", "2", "--epochs", "1000"],
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        time.sleep(pause)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
-        assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in output, output
+@pytest.mark.parametrize("moment", ["while torch is imported", "in a step"])
+def test_ctrl_c_in_training_ends_at_once_and_without_a_traceback(home, moment):
+    process = subprocess.Popen(
+        [sys.executable, "-u", ROOT / "train.py", "inputs/discs", *TINY, "--num_workers", "2", "--epochs", "1000"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if moment == "in a step":
+        while not process.stdout.readline().startswith("Epoch: "):
+            assert process.poll() is None
+    else:
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+            time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in output, output
 
 
 def test_a_missing_package_is_named(tmp_path):
