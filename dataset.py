@@ -5,6 +5,7 @@ Layout: `<data_path>/images/<id><img_ext>` and `<data_path>/masks/<class>/<id><m
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -158,6 +159,13 @@ warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler is for the parent
+    sys.excepthook = _unless_the_parent_left
+
+
+def _unless_the_parent_left(kind: type, error: BaseException, trace) -> None:
+    # a parent stopped while it takes over a batch; the loader's own errors travel with the batch and never come here
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def train_loader(dataset: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> DataLoader:
