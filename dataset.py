@@ -3,6 +3,7 @@
 Layout: `<data_path>/images/<id><img_ext>` and `<data_path>/masks/<class>/<id><mask_ext>`.
 """
 
+import math
 import os
 import signal
 import sys
@@ -135,22 +136,41 @@ def open_dataset(data_path: Path, num_classes: int, settings: Mapping) -> tuple[
     )
 
 
-class EpochSampler(Sampler):
-    """Yields (epoch, index) over `size` samples, shuffled afresh for each epoch by (seed, epoch) alone."""
+class EpochBatches(Sampler):
+    """Yields one rank's share of each full batch, as a list of (epoch, index).
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed, self.epoch = size, seed, 0
+    The batches over all ranks are those of a single process: `size` samples shuffled afresh for each epoch by
+    (seed, epoch) alone, what is left over at the end dropped.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
+        share = share_of(batch_size, world_size)
+        self.own = slice(rank * share, (rank + 1) * share)
 
     def set_epoch(self, epoch: int) -> None:
         """To be called before each epoch's iteration; epochs count from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return self.size // self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        return ((self.epoch, int(index)) for index in order)
+        for batch in order[: len(self) * self.batch_size].reshape(len(self), self.batch_size):
+            yield [(self.epoch, int(index)) for index in batch[self.own]]
+
+
+def share_of(batch_size: int, world_size: int) -> int:
+    """Images of a batch that each of the processes gets; raises InputError where they cannot be dealt evenly."""
+    share, left = divmod(batch_size, world_size)
+    if left or not share:
+        below = f"{share * world_size} or " if share else ""
+        raise InputError(
+            f"--batch_size {batch_size} is for all {world_size} processes together and cannot be divided among them; "
+            f"use {below}{(share + 1) * world_size}"
+        )
+    return share
 
 
 # the flag counts over all ranks, and how many processors there are does not change the result
@@ -168,26 +188,45 @@ def _unless_the_parent_left(kind: type, error: BaseException, trace) -> None:
         sys.__excepthook__(kind, error, trace)
 
 
-def train_loader(dataset: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> DataLoader:
-    """Shuffled batches, the incomplete last one dropped; raises InputError where no batch would be left."""
+def train_loader(
+    dataset: NucleiDataset,
+    batch_size: int,
+    num_workers: int,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """A rank's shares of the shuffled batches, the incomplete last one dropped.
+
+    batch_size and num_workers count over all ranks. Raises InputError where no batch would be left.
+    """
     if len(dataset) < batch_size:
         raise InputError(f"--batch_size {batch_size} is more than the {len(dataset)} training images; lower it")
-    sampler = EpochSampler(len(dataset), dataset.seed)
-    return _loader(dataset, batch_size, num_workers, pin_memory, sampler=sampler, drop_last=True)
+    batches = EpochBatches(len(dataset), batch_size, dataset.seed, rank, world_size)
+    return _loader(dataset, batches, num_workers, pin_memory, world_size)
 
 
-def val_loader(dataset: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False) -> DataLoader:
-    """Batches in the order of the ids, every image once."""
-    return _loader(dataset, batch_size, num_workers, pin_memory)
+def val_loader(
+    dataset: NucleiDataset,
+    batch_size: int,
+    num_workers: int,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """Batches of batch_size ÷ world_size in the order of the ids, every image once, dealt whole to the ranks."""
+    share = share_of(batch_size, world_size)
+    batches = [range(start, min(start + share, len(dataset))) for start in range(0, len(dataset), share)]
+    return _loader(dataset, batches[rank::world_size], num_workers, pin_memory, world_size)
 
 
-def _loader(dataset, batch_size, num_workers, pin_memory, **kwargs) -> DataLoader:
+def _loader(dataset, batches, num_workers: int, pin_memory: bool, world_size: int) -> DataLoader:
+    own_workers = math.ceil(num_workers / world_size)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
+        batch_sampler=batches,
+        num_workers=own_workers,
         pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
+        persistent_workers=own_workers > 0,
         worker_init_fn=_start_worker,
-        **kwargs,
     )

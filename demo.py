@@ -2,11 +2,12 @@
 
 import options
 import runtime as rt
+import startup
 from errors import InputError, one_sentence
 
 if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
     ARGS = options.parse_demo()
-    rt.require_torch()
+    startup.require_torch()
 
 import glob
 import os

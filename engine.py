@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archs
+from amp import Precision
 from errors import InputError
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
@@ -17,7 +19,8 @@ from runtime import Runtime
 from utils import AverageMeter, load_checkpoint, progress_line
 
 DIVERGED = "training stops, the last checkpoint stays. Try a lower --lr, and look at the images and masks"
-WARM_UP_STEPS = 9  # compiling and filling of queues, left out of an epoch's speed
+# compiling and filling of queues, left out of an epoch's speed: with one process, with several
+WARM_UP_STEPS = (9, 3)
 
 
 def load_model(path: Path, runtime: Runtime, any_channels: bool = False) -> tuple[nn.Module, dict]:
@@ -63,23 +66,44 @@ def last_head(output: Tensor | list[Tensor]) -> Tensor:
     return output if isinstance(output, Tensor) else output[-1]
 
 
-def images_per_second(batch_size: int, step_times: list[float]) -> float:
+def images_per_second(batch_size: int, step_times: list[float], world_size: int = 1) -> float:
     """Global batch ÷ mean step time, the first steps left out; where none would remain, only the first of several."""
-    steady = step_times[WARM_UP_STEPS:] or step_times[1:] or step_times
+    steady = step_times[WARM_UP_STEPS[world_size > 1] :] or step_times[1:] or step_times
     return batch_size * len(steady) / sum(steady)
+
+
+def share_batch_norm(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """The net with every BatchNorm looking at the batches of all processes; raises InputError on the CPU."""
+    if not runtime.can_sync_batch_norm:
+        raise InputError("--sync_bn: torch's SyncBatchNorm does not run on the CPU; leave it out")
+    return model if runtime.world_size == 1 else nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def distribute(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """The model to train: with several processes, one whose backward averages the gradients over them."""
+    if runtime.world_size == 1:
+        return model
+    index = runtime.device.index
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the newest torch has another name for broadcast_buffers
+        # each process's BatchNorm gathers its own statistics; train_epoch averages them
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=None if index is None else [index], broadcast_buffers=False
+        )
 
 
 def train_epoch(
     model: nn.Module,
     loader: Iterable,
     criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    precision: Precision,
     runtime: Runtime,
     epoch: int,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Train for one epoch (`epoch` counts from 0) and print a line for each step; returns loss, iou and fps.
 
+    model: what `distribute` made of precision.model. All numbers are the whole run's, over its processes.
     Raises InputError naming the epoch and step where the loss is not finite.
     """
     model.train()
@@ -89,36 +113,36 @@ def train_epoch(
         AverageMeter("Loss", "6.8f"),
         AverageMeter("Iou", "6.4f"),
     )
-    steps, step_times, start = len(loader), [], time.perf_counter()
+    steps, step_times, skipped, start = len(loader), [], precision.skipped, time.perf_counter()
     for step, (images, target, _) in enumerate(loader, 1):
-        data_time.update(time.perf_counter() - start)
+        waited = time.perf_counter() - start
         images = images.to(runtime.device, non_blocking=True)
         target = target.to(runtime.device, non_blocking=True)
         output = model(images)
         loss = criterion(output, target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        batch_size = len(images)
-        losses.update(_finite(loss, epoch, step), batch_size)
-        ious.update(iou_score(last_head(output).detach(), target).item(), batch_size)
+        precision.step(loss)
+        iou = iou_score(last_head(output).detach(), target)
+        # equal shares: the mean over the ranks is the batch's
+        own = loss.item(), iou.item(), waited
+        mean_loss, mean_iou, mean_wait = (total / runtime.world_size for total in runtime.sum(*own))
+        if not math.isfinite(mean_loss):
+            raise InputError(f"the loss is {mean_loss} in epoch {epoch + 1}, step {step}; {DIVERGED}")
+        batch_size = len(images) * runtime.world_size
+        losses.update(mean_loss, batch_size)
+        ious.update(mean_iou, batch_size)
+        data_time.update(mean_wait)
         after_step()
         step_times.append(time.perf_counter() - start)
         step_time.update(step_times[-1])
         start = time.perf_counter()
-        if runtime.is_main:
-            print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, meters), flush=True)
-    fps = images_per_second(batch_size, step_times)
-    if runtime.is_main:
-        print(f"[npu id: {runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
+        print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, meters), flush=True)
+    # what normalises from here on, and goes into the checkpoint, has seen the images of every rank
+    runtime.average_(buffer for buffer in precision.model.buffers() if buffer.is_floating_point())
+    fps = images_per_second(batch_size, step_times, runtime.world_size)
+    print(f"[npu id: {runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
+    if precision.skipped > skipped:
+        print(f"{precision.skipped - skipped} of {steps} steps were skipped: their gradients overflowed", flush=True)
     return {"loss": losses.avg, "iou": ious.avg, "fps": fps}
-
-
-def _finite(loss: Tensor, epoch: int, step: int) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise InputError(f"the loss is {value} in epoch {epoch + 1}, step {step}; {DIVERGED}")
-    return value
 
 
 @torch.inference_mode()
@@ -131,8 +155,9 @@ def evaluate(
 ) -> dict[str, float]:
     """One pass over a validation loader with a line for each batch; returns loss, iou and dice.
 
-    Each is the mean over batches weighted by batch size ("batch IoU"), as in the published tables. `on_batch` gets
-    the logits and targets, both (N, num_classes, H, W), and the ids of each batch.
+    Each is the mean over batches weighted by batch size ("batch IoU"), as in the published tables. With several
+    processes a line stands for one batch of each, and the numbers are over all of them. `on_batch` gets the logits and
+    targets, both (N, num_classes, H, W), and the ids of each of this process's batches.
     """
     model.eval()
     meters = batch_time, losses, ious = (
@@ -141,22 +166,26 @@ def evaluate(
         AverageMeter("Iou", "6.4f"),
     )
     dices = AverageMeter("Dice", "6.4f")
-    steps, start = len(loader), time.perf_counter()
-    for step, (images, target, meta) in enumerate(loader, 1):
-        images = images.to(runtime.device, non_blocking=True)
-        target = target.to(runtime.device, non_blocking=True)
-        output = model(images)
-        logits = last_head(output)
-        losses.update(criterion(output, target).item(), len(images))
-        ious.update(iou_score(logits, target).item(), len(images))
-        dices.update(dice_coef(logits, target).item(), len(images))
-        on_batch(logits, target, meta["img_id"])
+    batches, start = iter(loader), time.perf_counter()
+    steps = math.ceil(runtime.sum(len(loader))[0] / runtime.world_size)  # the last one may have no batch for some ranks
+    for step in range(1, steps + 1):
+        own = (0.0,) * 4
+        if (batch := next(batches, None)) is not None:
+            images, target, meta = batch
+            images = images.to(runtime.device, non_blocking=True)
+            target = target.to(runtime.device, non_blocking=True)
+            output = model(images)
+            logits = last_head(output)
+            scores = criterion(output, target), iou_score(logits, target), dice_coef(logits, target)
+            own = len(images), *(score.item() * len(images) for score in scores)
+            on_batch(logits, target, meta["img_id"])
+        count, *totals = runtime.sum(*own)
+        for meter, total in zip((losses, ious, dices), totals):
+            meter.update(total / count, count)
         batch_time.update(time.perf_counter() - start)
         start = time.perf_counter()
-        if runtime.is_main:
-            print(progress_line("Test: ", step, steps, meters), flush=True)
-    if runtime.is_main:
-        print(f"[npu id: {runtime.device_id} ] [AVG-IOU] * Iou {ious.avg:.4f}", flush=True)
+        print(progress_line("Test: ", step, steps, meters), flush=True)
+    print(f"[npu id: {runtime.device_id} ] [AVG-IOU] * Iou {ious.avg:.4f}", flush=True)
     return {"loss": losses.avg, "iou": ious.avg, "dice": dices.avg}
 
 

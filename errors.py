@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 
 # a full, failing or read-only disk, whatever file it was met with
@@ -31,6 +32,7 @@ def one_sentence():
         text = str(error)
         if text.startswith("Caught InputError in DataLoader worker"):
             text = text.rstrip().splitlines()[-1].partition("InputError: ")[2]
+        _let_rank_0_speak_first()
         sys.exit(f"[Error] {text}")
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -42,6 +44,13 @@ def one_sentence():
     except KeyboardInterrupt:
         print("[Stopped] by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def _let_rank_0_speak_first() -> None:
+    """A mistake mostly meets every rank: rank 0 tells it, and torchrun ends the others while they wait here."""
+    if os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(3)
 
 
 def _leave(number: int, _frame) -> None:

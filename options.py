@@ -184,11 +184,17 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     ranks.add_argument("--addr", default="127.0.0.1", help="address of rank 0")
     ranks.add_argument("--port", default=29588, type=_whole(1, 65535), help="port of rank 0")
     ranks.add_argument("--dist_backend", help="collective library (default: by device)")
+    ranks.add_argument(
+        "--dist_timeout", default=600, type=_real(0, True), help="seconds to wait for the other processes"
+    )
+    ranks.add_argument("--sync_bn", action="store_true", help="BatchNorm over the batches of all processes")
     trace = parser.add_argument_group("profile")
     trace.add_argument("--profiling", default="False", choices=("CANN", "GE", "False"), help="trace some steps")
     trace.add_argument("--start_step", default=0, type=_whole(0), help="first step traced")
     trace.add_argument("--stop_step", default=20, type=_whole(0), help="step before which tracing stops")
     args = parser.parse_args(argv)
+    if args.amp and args.precision_mode == "must_keep_origin_dtype":
+        parser.error("--amp and --precision_mode must_keep_origin_dtype, which is without it: give one of them")
     if args.evaluate and not args.resume:
         parser.error("--evaluate needs --resume PATH, the checkpoint to evaluate")
     if args.pretrained and not args.resume:

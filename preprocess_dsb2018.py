@@ -1,12 +1,12 @@
 """Prepare raw DSB2018 images (Kaggle's layout, one mask file a nucleus) for training: one image, one mask, one size."""
 
 import options
-import runtime as rt
+import startup
 from errors import InputError, one_sentence
 
 if __name__ == "__main__":  # before the libraries are imported: --help and a mistyped flag are answered at once
     ARGS = options.parse_preprocess()
-    rt.require_packages()
+    startup.require_packages()
 
 import json
 import os

@@ -1,28 +1,28 @@
-"""The one place that knows the kinds of device: which there are, how to pick one, what to switch on it.
+"""The one place that knows the kinds of device and their collective libraries: picking, joining, switching, leaving.
 
 torch is imported inside the functions, so that options.py can show the choices of `--device` at once.
 """
 
 import contextlib
-import importlib
-import importlib.util
 import os
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import InputError, end_quietly
+import ranks
+from errors import InputError
 
-# requirements.txt, by the names they are imported with
-PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yaml", "tqdm")
-PACKAGES += ("matplotlib", "onnx", "onnxruntime")
 DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
+BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process computes and which of the run's processes it is."""
+    """Where this process computes and which of the run's processes it is; as a context, leaves the others at its end.
+
+    The sums and means below are over the processes, each of which must ask for them; one process gets its own back.
+    """
 
     device: Any  # torch.device
     device_id: int  # the number in the log lines and result files, also on the CPU
@@ -31,7 +31,7 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """True for the one process that prints, logs and writes."""
+        """True for the one process that logs to the terminal and writes the run's files."""
         return self.rank == 0
 
     @property
@@ -39,13 +39,135 @@ class Runtime:
         """Page-locked host memory only helps where there is a device to copy to."""
         return self.device.type != "cpu"
 
+    @property
+    def can_sync_batch_norm(self) -> bool:
+        """torch's SyncBatchNorm refuses the CPU's tensors."""
+        return self.device.type != "cpu"
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over the processes, through one float32 collective: the NPU's library has no float64."""
+        if self.world_size == 1:
+            return list(values)
+        import torch
+
+        total = torch.tensor(values, dtype=torch.float32, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.tolist()
+
+    def average_(self, tensors: Iterable) -> None:
+        """Replace floating-point tensors by their means over the processes, in one collective."""
+        tensors = list(tensors)
+        if self.world_size == 1 or not tensors:
+            return
+        import torch
+
+        flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, mean in zip(tensors, (flat / self.world_size).split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(mean.view_as(tensor))
+
+    def from_main(self, value):
+        """The main process's `value`, anything that can be pickled, for all of them."""
+        if self.world_size == 1:
+            return value
+        import torch
+
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(self, kind, error, _) -> None:
+        if self.world_size == 1:
+            return
+        if error is None:
+            import torch
+
+            torch.distributed.destroy_process_group()
+        elif ranks.lost_the_others(error):
+            text = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"rank {self.rank}: another process of the run has ended or does not answer; its own output says why "
+                f"({text})"
+            ) from error
+
+
+def init(
+    device: str = "auto",
+    device_id: int = 0,
+    *,
+    rank_id: int = 0,
+    num_gpus: int = 1,
+    addr: str = "127.0.0.1",
+    port: int = 29588,
+    dist_backend: str | None = None,
+    dist_timeout: float = 600,
+    several: bool = False,
+) -> Runtime:
+    """Pick the device: the named one, or for `auto` the first there is of NPU, CUDA GPU and CPU; and join the others.
+
+    Which of how many processes this is, torchrun's environment says, else `rank_id` and `num_gpus`; only where
+    `several` may there be more than one. ASCEND_DEVICE_ID, which schedulers set, beats `device_id`.
+    Raises InputError where the device is not there, or the processes do not come together within `dist_timeout` s.
+    """
+    import torch
+
+    place = ranks.find_place(rank_id, num_gpus)
+    if not place.alone and not several:
+        raise InputError("this script runs in one process; start it without torchrun")
+    kind, count = _pick(device)
+    device_id = _device_id(device_id, place)
+    if kind != "cpu":
+        if count < place.local_size:
+            raise InputError(f"{place.local_size} processes on this host, but {count} {kind} devices; start fewer")
+        if not 0 <= device_id < count:
+            raise InputError(f"--device_id {device_id}: there are {count} {kind} devices, numbered from 0")
+        if kind == "npu":
+            torch.npu.set_device(device_id)
+        else:
+            torch.cuda.set_device(device_id)
+    if not place.alone:
+        if "OMP_NUM_THREADS" not in os.environ:  # else each of them would use every core
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_size))
+        ranks.meet(place, dist_backend or BACKENDS[kind], kind, addr, port, dist_timeout)
+    device = torch.device("cpu") if kind == "cpu" else torch.device(kind, device_id)
+    return Runtime(device, device_id, place.rank, place.world_size)
+
+
+def _device_id(device_id: int, place: ranks.Place) -> int:
+    """The number of this process's device; of several under torchrun, each takes the one of its local rank."""
+    if place.torchrun and not place.alone:
+        return place.local_rank
+    try:
+        return int(os.environ.get("ASCEND_DEVICE_ID") or device_id or place.local_rank)
+    except ValueError:
+        raise InputError(
+            f"ASCEND_DEVICE_ID={os.environ['ASCEND_DEVICE_ID']}: not a device's number; unset it"
+        ) from None
+
+
+def _pick(device: str) -> tuple[str, int]:
+    """The kind of device and how many of it there are."""
+    import torch
+
+    if device == "npu" or (device == "auto" and _has_npu(required=False)):
+        _has_npu(required=True)
+        return "npu", torch.npu.device_count()
+    if device in ("gpu", "cuda") or (device == "auto" and _has_cuda(required=False)):
+        _has_cuda(required=True)
+        return "cuda", torch.cuda.device_count()
+    return "cpu", 1
+
 
 def _has_npu(required: bool) -> bool:
     """Is a usable NPU here? Where `required`, raise InputError saying why not."""
     import torch
 
     try:
-        importlib.import_module("torch_npu")  # older torch does not load it by itself
+        import torch_npu  # noqa: F401  # older torch does not load it by itself
+
         if torch.npu.is_available():
             return True
         reason = "torch_npu finds no NPU; check `npu-smi info`"
@@ -68,71 +190,35 @@ def _has_cuda(required: bool) -> bool:
     return False
 
 
-def require_packages() -> None:
-    """End with one sentence where a package of requirements.txt is not installed. For scripts, before their imports."""
-    end_quietly()
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad file is ours to tell, by its name
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if lacking:
-        sys.exit(f"[Error] not installed: {', '.join(lacking)}; run `pip install -r requirements.txt`")
+def configure(
+    runtime: Runtime,
+    *,
+    hf32: bool = False,
+    fp32: bool = False,
+    bin_mode: int = 0,
+    precision_mode: str = "allow_mix_precision",
+) -> None:
+    """Set how the device computes.
 
-
-def require_torch() -> None:
-    """The same, and import torch: one sentence where torch_npu, which torch loads by itself, is in the way."""
-    require_packages()
-    try:
-        importlib.import_module("torch")
-    except RuntimeError as error:
-        if "torch_npu" not in str(error):
-            raise
-        sys.exit(
-            "[Error] torch_npu is installed but cannot be loaded: source CANN's set_env.sh, uninstall torch_npu, or "
-            "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU"
-        )
-
-
-def init(device: str = "auto", device_id: int = 0) -> Runtime:
-    """Pick the device: the named one, or for `auto` the first there is of NPU, CUDA GPU and CPU.
-
-    ASCEND_DEVICE_ID, which schedulers set, beats `device_id`. Raises InputError where the device is not there.
+    `hf32` and `fp32` leave or switch off the shortened fp32 products of convolutions and matrices, `bin_mode` 1 takes
+    precompiled operators, and `precision_mode` must_keep_origin_dtype keeps the NPU from computing fp32 in fp16.
     """
-    import torch
-
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("training runs in one process; start it without torchrun")
-    try:
-        device_id = int(os.environ.get("ASCEND_DEVICE_ID") or device_id)
-    except ValueError:
-        raise InputError(
-            f"ASCEND_DEVICE_ID={os.environ['ASCEND_DEVICE_ID']}: not a device's number; unset it"
-        ) from None
-    if device == "npu" or (device == "auto" and _has_npu(required=False)):
-        _has_npu(required=True)
-        kind, count = "npu", torch.npu.device_count()
-    elif device in ("gpu", "cuda") or (device == "auto" and _has_cuda(required=False)):
-        _has_cuda(required=True)
-        kind, count = "cuda", torch.cuda.device_count()
-    else:
-        return Runtime(torch.device("cpu"), device_id)
-    if not 0 <= device_id < count:
-        raise InputError(f"--device_id {device_id}: there are {count} {kind} devices, numbered from 0")
-    getattr(torch, kind).set_device(device_id)
-    return Runtime(torch.device(kind, device_id), device_id)
-
-
-def configure(runtime: Runtime, *, hf32: bool = False, fp32: bool = False, bin_mode: int = 0) -> None:
-    """Set how the device computes: `hf32` and `fp32` for fp32 products, `bin_mode` 1 for precompiled operators."""
     import torch
 
     kind = runtime.device.type
     if kind == "npu":
         if bin_mode:
             torch.npu.set_compile_mode(jit_compile=False)
+        if precision_mode == "must_keep_origin_dtype":
+            torch.npu.set_option({"ACL_PRECISION_MODE": precision_mode})
         if hf32 or fp32:
-            torch.npu.conv.allow_hf32 = torch.npu.matmul.allow_hf32 = hf32
+            torch.npu.conv.allow_hf32 = hf32
+            torch.npu.matmul.allow_hf32 = hf32
     elif kind == "cuda":
         if hf32 or fp32:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = hf32
+        if bin_mode:
+            print("--bin_mode has no effect on CUDA GPUs")
     elif hf32 or fp32 or bin_mode:
         print("--hf32, --fp32 and --bin_mode have no effect on the CPU")
 
@@ -141,24 +227,24 @@ def configure(runtime: Runtime, *, hf32: bool = False, fp32: bool = False, bin_m
 def profiler(runtime: Runtime, wanted: str, start: int, stop: int, folder: Path):
     """Yield a function to call after each training step; with `wanted` not False, steps [start, stop) are traced.
 
-    The trace goes into `folder`: the NPU's own profiler there, torch.profiler's Chrome trace elsewhere.
+    The main process's trace goes into `folder`: the NPU's own profiler's, torch.profiler's Chrome trace elsewhere.
     """
-    if wanted == "False":
+    if wanted == "False" or not runtime.is_main:
         yield lambda: None
         return
-    import torch
-
-    module, activities = torch.profiler, [torch.profiler.ProfilerActivity.CPU]
     if runtime.device.type == "npu":
-        module = importlib.import_module("torch_npu").profiler
-        activities = [module.ProfilerActivity.CPU, module.ProfilerActivity.NPU]
-    elif runtime.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        import torch_npu.profiler as tool
+
+        activities = [tool.ProfilerActivity.CPU, tool.ProfilerActivity.NPU]
+    else:
+        import torch.profiler as tool
+
+        activities = list(tool.supported_activities())
     warmup = min(1, start)  # the step before the first traced one, where there is one
-    schedule = module.schedule(wait=start - warmup, warmup=warmup, active=stop - start, repeat=1)
+    schedule = tool.schedule(wait=start - warmup, warmup=warmup, active=stop - start, repeat=1)
     folder.mkdir(parents=True, exist_ok=True)
-    handler = module.tensorboard_trace_handler(str(folder))
-    with module.profile(activities=activities, schedule=schedule, on_trace_ready=handler) as profile:
+    handler = tool.tensorboard_trace_handler(str(folder))
+    with tool.profile(activities=activities, schedule=schedule, on_trace_ready=handler) as profile:
         yield profile.step
     if any(folder.iterdir()):
         print(f"trace: {folder}")

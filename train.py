@@ -1,13 +1,16 @@
 """Train UNet or UNet++ for nuclei segmentation: set up → data → model → optimiser → resume → epochs."""
 
 import options
+import ranks
 import runtime as rt
+import startup
 from errors import InputError, one_sentence
 
 if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
     ARGS = options.parse_train()
-    rt.require_torch()
+    startup.require_torch()
 
+import contextlib
 import math
 import shutil
 import warnings
@@ -17,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn, optim
 
+import amp
 import archs
 import dataset
 import engine
@@ -25,8 +29,10 @@ import pictures
 import utils
 
 OPTIMIZERS = {
-    "Adam": lambda parameters, args: optim.Adam(parameters, lr=args.lr, weight_decay=args.weight_decay),
-    "SGD": lambda parameters, args: optim.SGD(
+    "Adam": lambda parameters, args, runtime, level: amp.adam(
+        parameters, runtime, level, lr=args.lr, weight_decay=args.weight_decay
+    ),
+    "SGD": lambda parameters, args, *_: optim.SGD(
         parameters, lr=args.lr, momentum=args.momentum, nesterov=args.nesterov, weight_decay=args.weight_decay
     ),
 }
@@ -46,13 +52,27 @@ PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 def main(args: Namespace) -> None:
-    """The recipe, in order."""
-    runtime = rt.init(args.device, args.device_id)
-    rt.configure(runtime, hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode)
-    refuse_what_is_not_there(args)
-    utils.seed_everything(args.seed)
+    """Join the other processes, if any, and go through the recipe."""
     folder = utils.run_folder(args.name)
+    joined = rt.init(
+        args.device,
+        args.device_id,
+        rank_id=args.rank_id,
+        num_gpus=args.num_gpus,
+        addr=args.addr,
+        port=args.port,
+        dist_backend=args.dist_backend,
+        dist_timeout=args.dist_timeout,
+        several=True,
+    )
+    with joined as runtime, ranks.own_output(runtime.rank, folder / f"rank{runtime.rank}.log"):
+        run(args, runtime, folder)
 
+
+def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
+    """The recipe, in order."""
+    rt.configure(runtime, hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode, precision_mode=args.precision_mode)
+    utils.seed_everything(args.seed)
     train_loader, val_loader = build_loaders(args, runtime)
     criterion = engine.build_criterion(args.loss)
     if args.evaluate:
@@ -64,32 +84,42 @@ def main(args: Namespace) -> None:
         return
 
     model = archs.ARCHS[args.arch](args.num_classes, args.input_channels, args.deep_supervision).to(runtime.device)
-    optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args)
-    scheduler = SCHEDULERS[args.scheduler](optimizer, args)
-    progress = {"epoch": 0, "best_iou": 0.0, "stale_epochs": 0, "history": []}
+    if args.sync_bn:
+        model = engine.share_batch_norm(model, runtime)
+    checkpoint = None
     if args.pretrained:
         load_pretrained(model, args.resume)
     elif args.resume:
-        progress = resume(args, model, optimizer, scheduler)
-        progress["best_iou"] = adopt_best(Path(args.resume), folder, progress["best_iou"])
+        checkpoint = load_weights(args, model)
+    level = amp.choose_level(args.amp, args.opt_level, args.precision_mode, runtime)
+    optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args, runtime, level)
+    precision = amp.prepare(model, optimizer, runtime, level, args.loss_scale)
+    scheduler = SCHEDULERS[args.scheduler](precision.optimizer, args)
+    progress = {"epoch": 0, "best_iou": 0.0, "stale_epochs": 0, "history": []}
+    if checkpoint:
+        progress = resume(args, checkpoint, precision, scheduler)
+        if runtime.is_main:
+            progress["best_iou"] = adopt_best(Path(args.resume), folder, progress["best_iou"])
+        progress = runtime.from_main(progress)
         if progress["epoch"] >= args.epochs:
             print(f"{args.resume} has finished its {progress['epoch']} epochs; raise --epochs to train on")
             return
 
     images = f"{len(train_loader.dataset)} images to train, {len(val_loader.dataset)} to validate"
-    print(f"{args.arch} on {runtime.device}: {images}", flush=True)
-    if not args.resume and (folder / "model_best.pth.tar").exists():
-        print(f"{folder} holds an earlier run, whose files this one replaces; --name NAME would keep them")
-    utils.save_config(vars(args), folder)
+    processes = f", {runtime.world_size} processes" if runtime.world_size > 1 else ""
+    print(f"{args.arch} on {runtime.device}{processes}, {precision.name}: {images}", flush=True)
+    if runtime.is_main:
+        if not args.resume and (folder / "model_best.pth.tar").exists():
+            print(f"{folder} holds an earlier run, whose files this one replaces; --name NAME would keep them")
+        utils.save_config(vars(args), folder)
+    net = engine.distribute(precision.model, runtime)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
     with trace as after_step:
         for epoch in range(progress["epoch"], args.epochs):
-            lr = optimizer.param_groups[0]["lr"]
-            train_loader.sampler.set_epoch(epoch)
-            trained = engine.train_epoch(
-                model, train_loader, criterion, optimizer, runtime, epoch, after_step=after_step
-            )
-            validated = engine.evaluate(model, val_loader, criterion, runtime)
+            lr = precision.optimizer.param_groups[0]["lr"]
+            train_loader.batch_sampler.set_epoch(epoch)
+            trained = engine.train_epoch(net, train_loader, criterion, precision, runtime, epoch, after_step)
+            validated = engine.evaluate(precision.model, val_loader, criterion, runtime)
             if not math.isfinite(validated["loss"]):  # an epoch's last step can spoil the weights unseen
                 raise InputError(
                     f"the validation loss is {validated['loss']} after epoch {epoch + 1}; {engine.DIVERGED}"
@@ -103,25 +133,18 @@ def main(args: Namespace) -> None:
             progress["best_iou"] = max(validated["iou"], progress["best_iou"])
             progress["stale_epochs"] = 0 if is_best else progress["stale_epochs"] + 1
             progress["epoch"] = epoch + 1
-            save(progress, args, model, optimizer, scheduler, folder, is_best)
+            if runtime.is_main:
+                save(progress, args, precision, scheduler, folder, is_best)
             if 0 <= args.early_stopping <= progress["stale_epochs"]:
                 print(f"early stopping: no better IoU for {progress['stale_epochs']} epochs")
                 break
     print(f"best validation IoU {progress['best_iou']:.4f}; the run is in {folder}")
 
 
-def refuse_what_is_not_there(args: Namespace) -> None:
-    """Say which flags this edition cannot honour yet, rather than ignore them."""
-    if args.num_gpus > 1 or args.rank_id > 0:
-        raise InputError("--num_gpus and --rank_id: training runs in one process; leave them out")
-    if args.amp and args.precision_mode == "allow_mix_precision":
-        print("--amp: mixed precision is not available; training in fp32")
-
-
 def build_loaders(args: Namespace, runtime: rt.Runtime):
     """Check the data, split it and return the loaders for training (None to evaluate only) and validation."""
     train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args))
-    loading = args.batch_size, args.num_workers, runtime.pin_memory
+    loading = args.batch_size, args.num_workers, runtime.pin_memory, runtime.rank, runtime.world_size
     return None if args.evaluate else dataset.train_loader(train, *loading), dataset.val_loader(val, *loading)
 
 
@@ -144,24 +167,30 @@ def load_pretrained(model: nn.Module, path: str) -> None:
     print(f"starting from the weights of {path}" + (f", but with fresh {', '.join(differing)}" if differing else ""))
 
 
-def resume(args: Namespace, model: nn.Module, optimizer, scheduler) -> dict:
-    """Put everything back where the checkpoint left it; returns the run's progress. Warns of what the file lacks."""
+def load_weights(args: Namespace, model: nn.Module) -> dict:
+    """Load the weights of `--resume` into the model, fp32 as yet; returns the checkpoint."""
     checkpoint = utils.load_checkpoint(args.resume)
-    try:
+    with telling_misfits(args.resume):
         for flag, found in archs.describe(checkpoint["state_dict"]).items():
             if found != vars(args)[flag]:
                 raise ValueError(f"--{flag} is {found} there and {vars(args)[flag]} here")
         model.load_state_dict(checkpoint["state_dict"])
-        lacking = [key for key in ("optimizer", "scheduler", "history") if not checkpoint.get(key)]
+    return checkpoint
+
+
+def resume(args: Namespace, checkpoint: dict, precision: amp.Precision, scheduler) -> dict:
+    """Put all but the weights back where the checkpoint left it; returns the run's progress. Says what it lacks."""
+    optimizer = precision.optimizer
+    lacking = [key for key in ("optimizer", "scheduler", "history") if not checkpoint.get(key)]
+    with telling_misfits(args.resume):
         if "optimizer" not in lacking:
             load_optimizer(optimizer, checkpoint["optimizer"])
+        precision.load_state_dict(checkpoint.get("amp") or {})
         if not isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
             catch_up(optimizer, scheduler, checkpoint["epoch"], args.lr)
         elif "scheduler" not in lacking:
             # what it has seen, but the factor, patience and limits of this run's flags
             scheduler.load_state_dict({key: checkpoint["scheduler"][key] for key in PLATEAU_STATE})
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{args.resume} does not fit this run: {' '.join(str(error).split())[:300]}") from error
     epoch, history = checkpoint["epoch"], checkpoint.get("history")
     if not history:
         history = earlier_rows(Path(args.resume).with_name("log.csv"), epoch)
@@ -171,6 +200,15 @@ def resume(args: Namespace, model: nn.Module, optimizer, scheduler) -> dict:
     print(f"resuming {args.resume} after {epoch} epochs")
     progress = {"epoch": epoch, "best_iou": checkpoint["best_iou"] or 0.0, "history": history}
     return progress | {"stale_epochs": checkpoint.get("stale_epochs", 0)}
+
+
+@contextlib.contextmanager
+def telling_misfits(path: str):
+    """Say of which checkpoint it was that something does not fit this run."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path} does not fit this run: {' '.join(str(error).split())[:300]}") from error
 
 
 def earlier_rows(log: Path, epochs: int) -> list[dict]:
@@ -183,15 +221,20 @@ def earlier_rows(log: Path, epochs: int) -> list[dict]:
 
 
 def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
-    """Load an optimiser's averages; this run's flags, not the file's, say how they are used.
+    """Load an optimiser's averages; this run's flags and device, not the file's, say how they are used.
 
     Raises ValueError where the state is another optimiser's.
     """
-    if ("betas" in state["param_groups"][0]) != ("betas" in optimizer.defaults):
+    groups = state["param_groups"]
+    if ("betas" in groups[0]) != ("betas" in optimizer.defaults):
         raise ValueError("its --optimizer was another one")
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group.update({key: value for key, value in optimizer.defaults.items() if key != "lr"})
+    kept = ("params", "lr", "initial_lr")
+    groups = [optimizer.defaults | {key: group[key] for key in kept if key in group} for group in groups]
+    # a number, as torch also takes it: the NPU's fused optimiser would count a tensor twice
+    averages = {
+        index: own | {"step": int(own["step"])} if "step" in own else own for index, own in state["state"].items()
+    }
+    optimizer.load_state_dict({"state": averages, "param_groups": groups})
 
 
 def adopt_best(resumed: Path, folder: Path, best_iou: float) -> float:
@@ -217,7 +260,7 @@ def catch_up(optimizer, scheduler, epochs: int, lr: float) -> None:
             scheduler.step()
 
 
-def save(progress: dict, args: Namespace, model: nn.Module, optimizer, scheduler, folder: Path, is_best: bool) -> None:
+def save(progress: dict, args: Namespace, precision: amp.Precision, scheduler, folder: Path, is_best: bool) -> None:
     """Write the epoch's files: checkpoint.pth.tar, model_best.pth.tar if it is the best so far, log.csv, curves.png."""
     history = pd.DataFrame(progress["history"])
     with files.replacing(folder / "log.csv") as path:
@@ -227,11 +270,13 @@ def save(progress: dict, args: Namespace, model: nn.Module, optimizer, scheduler
     state = {
         **progress,
         "arch": args.arch,
-        "state_dict": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "state_dict": precision.weights(),
+        "optimizer": precision.optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "config": vars(args),
     }
+    if loss_scale := precision.state_dict():
+        state["amp"] = loss_scale
     if is_best:
         utils.save_checkpoint(state, folder / "model_best.pth.tar")
     utils.save_checkpoint(state, folder / "checkpoint.pth.tar")

@@ -2,11 +2,12 @@
 
 import options
 import runtime as rt
+import startup
 from errors import one_sentence
 
 if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
     ARGS = options.parse_val()
-    rt.require_torch()
+    startup.require_torch()
 
 from argparse import Namespace
 from pathlib import Path

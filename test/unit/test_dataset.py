@@ -364,7 +364,7 @@ def run_epochs(root: Path, workers: int, seed: int = 5, epochs: tuple[int, ...] 
     loader = dataset.train_loader(data, 4, workers)
     found = []
     for epoch in epochs:
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.set_epoch(epoch)
         found.append([(x, y, meta["img_id"]) for x, y, meta in loader])
     return found
 

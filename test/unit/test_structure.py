@@ -18,14 +18,16 @@ ALLOWED = {
     "synthetic": {"workers"},
     "download": {"errors"},
     "files": {"errors"},
-    "runtime": {"errors"},
+    "ranks": {"errors"},
+    "runtime": {"errors", "ranks"},
+    "startup": {"errors"},
     "checks": {"errors", "files"},
     "rawset": {"errors", "files"},
     "dataset": {"checks", "errors", "files"},
     "utils": {"errors", "files"},
     "pictures": {"files"},
     "options": {"runtime"},
-    "amp": {"errors", "runtime"},
+    "amp": {"runtime"},
     "engine": {"amp", "archs", "errors", "losses", "metrics", "runtime", "utils"},
 }
 KNOW_DEVICES = {"runtime", "amp"}

@@ -32,9 +32,9 @@ def train_here(*flags: str) -> None:
     train.main(options.parse_train(["inputs/discs", *TINY, *flags]))
 
 
-def no_training(model, loader, criterion, optimizer, *args, **kwargs) -> dict[str, float]:
+def no_training(model, loader, criterion, precision, *args, **kwargs) -> dict[str, float]:
     """In place of engine.train_epoch, where only what is around it matters."""
-    optimizer.step()
+    precision.optimizer.step()
     return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
 
 
@@ -120,9 +120,9 @@ CLOSED_FORMS = {
 def test_schedulers_step_and_the_log_holds_the_rate_in_force(home, monkeypatch, scheduler):
     used = []
 
-    def train_epoch(model, loader, criterion, optimizer, *args, **kwargs):
-        used.append(optimizer.param_groups[0]["lr"])
-        return no_training(model, loader, criterion, optimizer)
+    def train_epoch(model, loader, criterion, precision, *args, **kwargs):
+        used.append(precision.optimizer.param_groups[0]["lr"])
+        return no_training(model, loader, criterion, precision)
 
     monkeypatch.setattr(engine, "train_epoch", train_epoch)
     monkeypatch.setattr(engine, "evaluate", lambda *args: {"loss": 5.0, "iou": 0.5, "dice": 0.5})
@@ -236,10 +236,10 @@ def test_resume_takes_this_runs_flags_and_refuses_another_optimiser(home, monkey
     train_here("--name", "run", "--epochs", "1", "--weight_decay", "0.25")
     seen = []
 
-    def train_epoch(model, loader, criterion, optimizer, *args, **kwargs):
-        seen.append(dict(optimizer.param_groups[0]))
-        assert len(optimizer.state) == len(list(model.parameters())), "the averages came along"
-        return no_training(model, loader, criterion, optimizer)
+    def train_epoch(model, loader, criterion, precision, *args, **kwargs):
+        seen.append(dict(precision.optimizer.param_groups[0]))
+        assert len(precision.optimizer.state) == len(list(model.parameters())), "the averages came along"
+        return no_training(model, loader, criterion, precision)
 
     monkeypatch.setattr(engine, "train_epoch", train_epoch)
     resume = ("--name", "run", "--epochs", "2", "--resume", "models/run/checkpoint.pth.tar")

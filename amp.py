@@ -1,0 +1,248 @@
+"""Mixed precision O0–O3 behind one interface: apex where a real one is installed, its native twin elsewhere.
+
+O0 computes in fp32. O1 casts around the operators that gain by it. O2 keeps half weights with fp32 BatchNorm, and the
+optimiser steps on fp32 master weights. O3 is half throughout. Semantics after NVIDIA's apex.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from runtime import Runtime
+
+INITIAL_SCALE, CLEAN_STEPS_TO_GROW = 2.0**16, 2000  # of a dynamic loss scale
+NORMS = nn.modules.batchnorm._BatchNorm  # SyncBatchNorm as well
+
+
+def choose_level(wanted: bool | None, opt_level: str, precision_mode: str, runtime: Runtime) -> str:
+    """The run's O-level: `opt_level` where mixed precision is `wanted` (None: on any device but the CPU), else O0."""
+    if precision_mode == "must_keep_origin_dtype" or not (runtime.device.type != "cpu" if wanted is None else wanted):
+        return "O0"
+    return opt_level
+
+
+def find_apex(runtime: Runtime):
+    """The apex package where a real one is installed and the device is not the CPU, else None; warns of a wrong one."""
+    if runtime.device.type == "cpu":
+        return None
+    try:
+        apex = importlib.import_module("apex")
+        if callable(importlib.import_module("apex.amp").initialize):
+            return apex
+    except ModuleNotFoundError as error:
+        if error.name == "apex":
+            return None
+    except Exception as error:  # whatever a package that happens to have this name does
+        print(f"warning: importing apex failed ({error!r})", file=sys.stderr)
+    print(
+        "warning: the installed `apex` has no apex.amp and is ignored; PyPI's package of that name is unrelated: "
+        "uninstall it, or build Ascend's or NVIDIA's apex from source",
+        file=sys.stderr,
+    )
+    return None
+
+
+def adam(parameters: Iterable[nn.Parameter], runtime: Runtime, level: str, **settings) -> torch.optim.Optimizer:
+    """Adam, fused where the device has such a one; settings: `lr` and `weight_decay`."""
+    if runtime.device.type == "npu":
+        if level != "O0" and (apex := find_apex(runtime)):
+            return importlib.import_module(f"{apex.__name__}.optimizers").NpuFusedAdam(parameters, **settings)
+        import torch_npu
+
+        return torch_npu.optim.NpuFusedAdam(parameters, **settings)
+    # None leaves the choice on the CPU to torch
+    return torch.optim.Adam(parameters, fused=True if runtime.device.type == "cuda" else None, **settings)
+
+
+def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, level: str, loss_scale: float):
+    """Cast the model and point the optimiser, which has not stepped yet, to the weights it is to step on.
+
+    The model holds its fp32 weights, and is on the device. loss_scale: of O1 and O2; -1 for a dynamic one.
+    Returns a Precision, by which the model is trained from then on.
+    """
+    if level in ("O0", "O3"):
+        loss_scale = 1.0
+    apex = find_apex(runtime) if level != "O0" else None
+    if apex:
+        return _Apex(model, optimizer, level, loss_scale)
+    kinds = {"O0": Precision, "O1": _Autocast, "O2": _MasterWeights, "O3": _Half}
+    return kinds[level](model, optimizer, runtime, loss_scale)
+
+
+class Precision:
+    """Plain fp32 (O0), and what the other levels have in common with it.
+
+    `skipped` counts the steps that were not made since their gradients overflowed.
+    """
+
+    name = "fp32"
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *_):
+        self.model, self.optimizer, self.skipped = model, optimizer, 0
+
+    def step(self, loss: Tensor) -> None:
+        """Go backward from the loss, fp32, and let the optimiser step."""
+        self.optimizer.zero_grad()  # each by its own default: the fused ones keep their gradients' memory
+        loss.backward()
+        self.optimizer.step()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state_dict in fp32, with the master weights where there are any."""
+        state = self.model.state_dict()
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        stepped_on = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        names = (name for name, _ in self.model.named_parameters())
+        return weights | {name: parameter.detach().float() for name, parameter in zip(names, stepped_on)}
+
+    def state_dict(self) -> dict:
+        """The loss scale's state, as apex has it; {} where there is none."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on with a dynamic loss scale where a state_dict, apex's or ours, left it. A static one is the run's."""
+
+
+def _fp32(output: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    return output.float() if isinstance(output, Tensor) else [head.float() for head in output]
+
+
+def half_of(runtime: Runtime) -> torch.dtype:
+    """The half-precision type of a device."""
+    return torch.bfloat16 if runtime.device.type == "cpu" else torch.float16
+
+
+class _Half(Precision):
+    """O3: weights, BatchNorm and inputs in half precision, and no loss scale."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, *_):
+        super().__init__(model, optimizer)
+        self.half = half_of(runtime)
+        self.name = f"O3, {self.half}".replace("torch.", "")
+        model.to(self.half)
+        _cast_inputs(model, self.half)
+
+
+def _cast_inputs(model: nn.Module, half: torch.dtype) -> None:
+    model.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(half),))
+    model.register_forward_hook(lambda _, __, output: _fp32(output))
+
+
+class _Scaled(Precision):
+    """With a loss scale: a step whose gradients overflow is skipped, and a dynamic scale is halved by it."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
+        super().__init__(model, optimizer)
+        self.half = half_of(runtime)
+        self.static_scale = None if loss_scale == -1 else float(loss_scale)
+        self.clean_steps = 0  # since the dynamic scale last changed
+        scale = self.static_scale or INITIAL_SCALE
+        if runtime.device.type == "npu":  # its scaler knows the 910's overflow flag; torch's does not
+            import torch_npu
+
+            self.scaler = torch_npu.npu.amp.GradScaler(init_scale=scale, growth_interval=CLEAN_STEPS_TO_GROW)
+        else:
+            self.scaler = torch.amp.GradScaler(
+                runtime.device.type, init_scale=scale, growth_interval=CLEAN_STEPS_TO_GROW
+            )
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self._hand_over_gradients()
+        self.scaler.unscale_(self.optimizer)
+        overflow = any(found.item() for found in self.scaler._found_inf_per_device(self.optimizer).values())
+        if not overflow:
+            self.optimizer.step()
+        self.skipped += overflow
+        self.clean_steps = 0 if overflow else self.clean_steps + 1
+        if self.static_scale is None and self.clean_steps == CLEAN_STEPS_TO_GROW:
+            self.clean_steps = 0
+        self.scaler.update(self.static_scale)
+
+    def _hand_over_gradients(self) -> None:
+        """From the weights to what the optimiser steps on, where these differ."""
+
+    def state_dict(self) -> dict:
+        scale = self.static_scale or self.scaler.get_scale()
+        return {"loss_scaler0": {"loss_scale": scale, "unskipped": self.clean_steps}}
+
+    def load_state_dict(self, state: dict) -> None:
+        if not state:
+            return
+        scale, self.clean_steps = (state["loss_scaler0"][key] for key in ("loss_scale", "unskipped"))
+        if self.static_scale is None:
+            self.clean_steps %= CLEAN_STEPS_TO_GROW  # a static scale's count has no end
+            known = {"scale": float(scale), "_growth_tracker": self.clean_steps}
+            self.scaler.load_state_dict(self.scaler.state_dict() | known)
+
+
+class _Autocast(_Scaled):
+    """O1: fp32 weights, each operator in the precision that suits it."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
+        super().__init__(model, optimizer, runtime, loss_scale)
+        self.name = f"O1, {self.half}".replace("torch.", "")
+        model.forward = torch.autocast(runtime.device.type, dtype=self.half)(model.forward)
+        model.register_forward_hook(lambda _, __, output: _fp32(output))
+
+
+class _MasterWeights(_Scaled):
+    """O2: half weights, fp32 BatchNorm; the optimiser holds fp32 masters, which the weights are rounded from."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
+        super().__init__(model, optimizer, runtime, loss_scale)
+        self.name = f"O2, {self.half}".replace("torch.", "")
+        masters = {}
+        for module in model.modules():
+            if not isinstance(module, NORMS):
+                for parameter in module.parameters(recurse=False):
+                    masters[parameter] = parameter.detach().clone().requires_grad_()
+                    parameter.data = parameter.data.to(self.half)
+        for group in optimizer.param_groups:
+            group["params"] = [masters.get(parameter, parameter) for parameter in group["params"]]
+        self.masters = masters
+        _cast_inputs(model, self.half)
+
+    def step(self, loss: Tensor) -> None:
+        for parameter in self.masters:
+            parameter.grad = None
+        super().step(loss)
+        with torch.no_grad():
+            for parameter, master in self.masters.items():
+                parameter.copy_(master)
+
+    def _hand_over_gradients(self) -> None:
+        for parameter, master in self.masters.items():
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:  # a fused optimiser works on the memory of its first gradients
+                master.grad.copy_(parameter.grad)
+
+
+class _Apex(Precision):
+    """Any level, by apex, called as the NPU edition of the recipe did."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, level: str, loss_scale: float):
+        self.amp = importlib.import_module("apex.amp")
+        settings = {"opt_level": level, "loss_scale": "dynamic" if loss_scale == -1 else loss_scale}
+        if "combine_grad" in inspect.signature(self.amp.initialize).parameters:  # Ascend's
+            settings["combine_grad"] = True
+        super().__init__(*self.amp.initialize(model, optimizer, **settings))
+        self.name = f"{level} by apex"
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        with self.amp.scale_loss(loss, self.optimizer) as scaled:
+            scaled.backward()
+        self.optimizer.step()  # apex leaves it out, and says so, where the gradients overflowed
+
+    def state_dict(self) -> dict:
+        return self.amp.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        if state:
+            self.amp.load_state_dict(state)
