@@ -32,7 +32,8 @@ def one_sentence():
         text = str(error)
         if text.startswith("Caught InputError in DataLoader worker"):
             text = text.rstrip().splitlines()[-1].partition("InputError: ")[2]
-        _let_rank_0_speak_first()
+        if os.environ.get("RANK", "0") != "0":  # a mistake mostly meets every rank: the first tells it
+            stand_back()
         sys.exit(f"[Error] {text}")
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,11 +47,10 @@ def one_sentence():
         sys.exit(128 + signal.SIGINT)
 
 
-def _let_rank_0_speak_first() -> None:
-    """A mistake mostly meets every rank: rank 0 tells it, and torchrun ends the others while they wait here."""
-    if os.environ.get("RANK", "0") != "0":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(3)
+def stand_back() -> None:
+    """Wait for torchrun to end this process, so that the rank whose fault it is speaks first and is the one named."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(3)
 
 
 def _leave(number: int, _frame) -> None:

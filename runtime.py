@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ranks
-from errors import InputError
+from errors import InputError, stand_back
 
 DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
 BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
@@ -87,6 +87,8 @@ class Runtime:
 
             torch.distributed.destroy_process_group()
         elif ranks.lost_the_others(error):
+            if "RANK" in os.environ:
+                stand_back()
             text = " ".join(str(error).split())[:200]
             raise InputError(
                 f"rank {self.rank}: another process of the run has ended or does not answer; its own output says why "

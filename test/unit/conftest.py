@@ -75,3 +75,23 @@ def random_net(arch: str = "UNet", classes: int = 1, deep_supervision: bool = Fa
         elif name.endswith("running_mean"):
             buffer.copy_(torch.randn_like(buffer) * 0.1)
     return model.eval()
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint."""
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def torchrun(count: int, script: Path, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script in `count` processes of one thread each, with both streams in `stdout`."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", script]
+        + [str(flag) for flag in flags],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=300,
+    )

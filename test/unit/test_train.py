@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY, random_net, run, write_dataset
+from conftest import TINY, random_net, run, weights_of, write_dataset
 
 import engine
 import options
@@ -36,10 +36,6 @@ def no_training(model, loader, criterion, precision, *args, **kwargs) -> dict[st
     """In place of engine.train_epoch, where only what is around it matters."""
     precision.optimizer.step()
     return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
-
-
-def weights(path) -> dict:
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 def test_the_old_launchers_command_line_and_their_grep(home):
@@ -162,7 +158,7 @@ def test_resume_goes_on_as_if_never_stopped(home, monkeypatch, flags):
     train_here("--name", "cut", "--resume", "models/cut/checkpoint.pth.tar", *flags)
 
     for file in ("checkpoint.pth.tar", "model_best.pth.tar"):
-        whole, cut = weights(f"models/whole/{file}"), weights(f"models/cut/{file}")
+        whole, cut = weights_of(f"models/whole/{file}"), weights_of(f"models/cut/{file}")
         assert all(torch.equal(whole[name], cut[name]) for name in whole)
     logs = [pd.read_csv(f"models/{name}/log.csv").drop(columns="images_per_s") for name in ("whole", "cut")]
     pd.testing.assert_frame_equal(*logs, check_exact=True)

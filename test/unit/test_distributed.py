@@ -1,0 +1,286 @@
+"""Several processes on the CPU: the same numbers as one, the same batches, an end for all when one ends."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, run, torchrun, weights_of, write_dataset
+
+import dataset
+import ranks
+import utils
+from errors import InputError
+
+STEPS = Path(__file__).with_name("steps_of_ranks.py")
+
+
+def found_by(count: int, *arguments: object, cwd: Path, **environment: str) -> list[dict]:
+    """What each of `count` processes of steps_of_ranks.py found."""
+    result = torchrun(count, STEPS, *arguments, "found", cwd=cwd, **environment)
+    assert result.returncode == 0, result.stdout
+    return [torch.load(cwd / f"found.{rank}", weights_only=True) for rank in range(count)]
+
+
+def assert_same_training(one: dict, several: list[dict], left_out: tuple[str, ...] = ()) -> None:
+    """Losses and weights within 1e-5, and all the processes alike."""
+    assert len(one["losses"]) == 5 and len(set(one["losses"])) == 5
+    for own in several:
+        assert own["losses"] == pytest.approx(one["losses"], abs=1e-5)
+        for name, value in one["weights"].items():
+            if name not in left_out:
+                assert (own["weights"][name] - value).abs().max() <= 1e-5, name
+                assert torch.equal(own["weights"][name], several[0]["weights"][name]), name
+
+
+def test_two_processes_train_like_one(tmp_path):
+    (one,) = found_by(1, "train", "cpu", "fixed", cwd=tmp_path)
+    assert_same_training(one, found_by(2, "train", "cpu", "fixed", cwd=tmp_path))
+
+
+def test_validation_is_the_same_on_any_number_of_processes(tmp_path):
+    """133 images, the real split's count, at 8 images a process: 17 batches, of which not all ranks get as many."""
+    write_dataset(tmp_path / "data", count=133)
+    ids = sorted(path.stem for path in (tmp_path / "data" / "images").iterdir())
+    numbers = []
+    for count in (1, 2, 3, 4):
+        found = found_by(count, "evaluate", "cpu", "data", cwd=tmp_path)
+        seen = [own for rank in found for batch in rank["seen"] for own in batch]
+        assert len(seen) == len(set(seen)) == 133
+        for rank, own in enumerate(found):
+            assert own["seen"] == [ids[start : start + 8] for start in range(0, 133, 8)][rank::count]
+        numbers += [{key: own[key] for key in ("loss", "iou", "dice")} for own in found]
+    assert all(own == pytest.approx(numbers[0], abs=1e-6) for own in numbers)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_the_batches_of_one_process(world_size):
+    def batches(rank: int, world_size: int, epoch: int) -> list[list]:
+        sampler = dataset.EpochBatches(23, 8, 5, rank, world_size)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    for epoch in (0, 1):
+        shares = [batches(rank, world_size, epoch) for rank in range(world_size)]
+        assert [[key for share in step for key in share] for step in zip(*shares)] == batches(0, 1, epoch)
+        assert {len(share) for rank in shares for share in rank} == {8 // world_size}
+    assert batches(0, 1, 0) != batches(0, 1, 1), "shuffled afresh"
+
+
+@pytest.mark.parametrize(
+    "batch_size, world_size, advice", [(100, 8, "use 96 or 104"), (3, 4, "use 4"), (7, 2, "use 6 or 8")]
+)
+def test_a_batch_that_cannot_be_shared_out(batch_size, world_size, advice):
+    with pytest.raises(InputError, match=rf"--batch_size {batch_size} .* all {world_size} processes .*{advice}$"):
+        dataset.share_of(batch_size, world_size)
+
+
+def test_workers_count_over_all_ranks(home):
+    data = dataset.NucleiDataset(home / "inputs" / "discs", [f"disc{k:02d}" for k in range(15)], None)
+    for workers, world_size, own in [(8, 8, 1), (8, 2, 4), (16, 8, 2), (4, 8, 1), (0, 2, 0)]:
+        assert dataset.val_loader(data, 8, workers, False, 0, world_size).num_workers == own
+
+
+PLACES = {
+    "torchrun's environment wins": (
+        {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
+        (0, 1),
+        ranks.Place(5, 8, 1, 4, torchrun=True),
+    ),
+    "by hand": ({}, (3, 4), ranks.Place(3, 4, 3, 1, torchrun=False)),
+    "a scheduler's WORLD_SIZE alone": ({"WORLD_SIZE": "4"}, (0, 1), ranks.Place(0, 1, 0, 1, torchrun=False)),
+}
+
+
+@pytest.mark.parametrize("environment, flags, place", PLACES.values(), ids=PLACES)
+def test_place(monkeypatch, environment, flags, place):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.find_place(*flags) == place
+
+
+@pytest.fixture
+def discs(home) -> Path:
+    write_dataset(home / "inputs" / "discs", count=40)
+    return home
+
+
+def test_training_in_two_processes(discs):
+    """A hand-made launch in one line and torchrun's: the same numbers; files once; each rank's output its own."""
+    flags = ("inputs/discs", *TINY, "--epochs", "2", "--device", "cpu")
+    result = torchrun(2, ROOT / "train.py", *flags, "--name", "run", cwd=discs)
+    assert result.returncode == 0, result.stdout
+    lines = result.stdout.splitlines()
+    for mark, count in [("Epoch: [", 16), ("FPS@all", 2), ("Test: [", 4), ("AVG-IOU", 2), ("on cpu, 2 processes", 1)]:
+        assert sum(mark in line for line in lines) == count, mark
+    folder = discs / "models" / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yml", "log.csv", "curves.png", "checkpoint.pth.tar", "model_best.pth.tar", "rank1.log")
+    }
+    assert (folder / "rank1.log").read_text().count("Epoch: [") == 16
+
+    port = ("--addr", "127.0.0.1", "--port", free_port(), "--dist_timeout", "60")
+    command = [sys.executable, ROOT / "train.py", *flags, "--name", "hand", "--num_gpus", "2", *port, "--rank_id"]
+    others = [
+        subprocess.Popen([*map(str, command), str(rank)], cwd=discs, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        for rank in (0, 1)
+    ]
+    assert [process.wait(120) for process in others] == [0, 0]
+    some, others = (weights_of(discs / "models" / name / "checkpoint.pth.tar") for name in ("run", "hand"))
+    assert all(torch.equal(value, others[name]) for name, value in some.items())
+
+    # the whole training state comes back, and one process can go on from what two wrote
+    more = (*flags, "--name", "run", "--epochs", "3", "--resume", "models/run/checkpoint.pth.tar")
+    assert "resuming models/run/checkpoint.pth.tar after 2 epochs" in run("train.py", *more, cwd=discs).stdout
+    assert utils.load_checkpoint(folder / "checkpoint.pth.tar")["epoch"] == 3
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_batch_norm_statistics_are_those_of_all_ranks(discs):
+    """What the checkpoint holds is the mean of what the ranks gathered: of one step each, from a known start."""
+    flags = ("--input_h", "32", "--input_w", "32", "-b", "32", "--num_workers", "0", "--epochs", "1", "--device", "cpu")
+    for count, name in [(2, "two"), (1, "one")]:
+        result = torchrun(count, ROOT / "train.py", "inputs/discs", *flags, "--name", name, cwd=discs)
+        assert result.returncode == 0, result.stdout
+    two, one = (weights_of(discs / "models" / name / "checkpoint.pth.tar") for name in ("two", "one"))
+    first = "conv0_0.bn1.running_mean"
+    # the mean of two halves' means is the mean of the whole; deeper layers see other normalisations
+    assert torch.allclose(two[first], one[first], atol=1e-7) and two[first].abs().max() > 0
+
+
+def test_mistakes_of_a_hand_made_launch(home):
+    import socket
+
+    def sentence(*flags: str) -> str:
+        result = run("train.py", "inputs/discs", *TINY, "--device", "cpu", *flags, cwd=home)
+        assert result.returncode == 1 and "Traceback" not in result.stdout
+        return [line for line in result.stdout.splitlines() if line][-1]
+
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert sentence("--num_gpus", "2", "--port", port) == (
+            f"[Error] --port {port}: taken by another program; give all ranks another one"
+        )
+    assert sentence("--num_gpus", "2", "--rank_id", "2").startswith("[Error] --rank_id 2: with --num_gpus 2 the ranks")
+    assert sentence("--num_gpus", "2", "--dist_backend", "nonsense") == (
+        "[Error] --dist_backend nonsense: for cpu this torch has gloo"
+    )
+    assert "[Error] rank 0 did not meet the other ranks of 2 at 127.0.0.1:" in sentence(
+        *("--num_gpus", "2", "--port", free_port(), "--dist_timeout", "2")
+    )
+    assert sentence("--sync_bn").startswith("[Error] --sync_bn: torch's SyncBatchNorm does not run on the CPU")
+
+
+def test_a_mistake_that_all_ranks_make_is_told_once(home):
+    result = torchrun(2, ROOT / "train.py", "inputs/nowhere", *TINY, "--device", "cpu", cwd=home)
+    assert result.returncode == 1
+    assert len(re.findall(r"\[Error\].*inputs/nowhere", result.stdout)) == 1
+    result = torchrun(2, ROOT / "val.py", cwd=home)
+    assert result.returncode == 1
+    assert result.stdout.count("[Error] this script runs in one process; start it without torchrun") == 1
+
+
+class Launched:
+    """A launcher of a copy of the repository at work; the training processes can be looked at and hit."""
+
+    def __init__(self, folder: Path, count: int):
+        (folder / "test").mkdir(parents=True)
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        for path in (ROOT / "test").glob("*.sh"):
+            shutil.copy(path, folder / "test")
+        write_dataset(folder / "inputs" / "dsb2018_96", count=80, side=16)
+        self.folder = folder
+        flags = (f"--num_gpus={count}", "--device=cpu", f"--batch_size={count}", "--num_workers=0", "--epochs=50")
+        self.process = subprocess.Popen(
+            ["bash", "test/train_full_8p.sh", *flags],
+            cwd=folder,
+            env=os.environ | {"VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for(self, condition, seconds: float = 120) -> None:
+        start = time.monotonic()
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() - start < seconds
+            time.sleep(0.2)
+
+    def ranks(self) -> dict[int, int]:
+        """Process ids of the training processes that are alive, by rank."""
+        found = {}
+        for proc in Path("/proc").glob("[0-9]*"):
+            try:
+                if str(self.folder) == os.readlink(proc / "cwd") and b"train.py" in (proc / "cmdline").read_bytes():
+                    environment = (proc / "environ").read_bytes().split(b"\0")
+                    rank = [own.partition(b"=")[2] for own in environment if own.startswith(b"RANK=")]
+                    if rank:
+                        found[int(rank[0])] = int(proc.name)
+            except OSError:
+                continue
+        return found
+
+    @property
+    def log(self) -> str:
+        path = self.folder / "test" / "output" / "0" / "train_0.log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def launched(tmp_path):
+    made = []
+
+    def launch(count: int) -> Launched:
+        made.append(Launched(tmp_path / "clone", count))
+        return made[-1]
+
+    yield launch
+    for own in made:
+        own.process.kill()
+        for pid in own.ranks().values():
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_killing_one_rank_of_four_ends_the_run(launched):
+    own = launched(4)
+    own.wait_for(lambda: "Epoch: [1][ 3/" in own.log)
+    victims = own.ranks()
+    assert sorted(victims) == [0, 1, 2, 3]
+    start = time.monotonic()
+    os.kill(victims[2], signal.SIGKILL)
+    output, _ = own.process.communicate(timeout=60)
+    assert time.monotonic() - start < 30 and own.process.returncode != 0
+    assert own.ranks() == {}, "no process is left behind"
+    assert re.search(r"[Rr]ank 2\b.*(SIGKILL|signal 9)", output), output
+    print(output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_ranks_and_leaves_a_loadable_checkpoint(launched, number):
+    own = launched(2)
+    checkpoint = own.folder / "models" / "dsb2018_96_UNet_woDS" / "checkpoint.pth.tar"
+    own.wait_for(lambda: checkpoint.exists() and "Epoch: [2][ 3/" in own.log)
+    own.process.send_signal(number)
+    output, _ = own.process.communicate(timeout=60)
+    assert own.process.returncode != 0 and own.ranks() == {}, output
+    assert utils.load_checkpoint(checkpoint)["epoch"] >= 1
+    assert "Traceback" not in (checkpoint.parent / "rank1.log").read_text()
