@@ -4,6 +4,7 @@ O0 computes in fp32. O1 casts around the operators that gain by it. O2 keeps hal
 optimiser steps on fp32 master weights. O3 is half throughout. Semantics after NVIDIA's apex.
 """
 
+import functools
 import importlib
 import inspect
 import sys
@@ -27,20 +28,23 @@ def choose_level(wanted: bool | None, opt_level: str, precision_mode: str, runti
 
 def find_apex(runtime: Runtime):
     """The apex package where a real one is installed and the device is not the CPU, else None; warns of a wrong one."""
-    if runtime.device.type == "cpu":
-        return None
+    return None if runtime.device.type == "cpu" else _real_apex()
+
+
+@functools.cache  # the warning once
+def _real_apex():
     try:
         apex = importlib.import_module("apex")
         if callable(importlib.import_module("apex.amp").initialize):
             return apex
-    except ModuleNotFoundError as error:
-        if error.name == "apex":
-            return None
+        reason = "its amp has no initialize"
     except Exception as error:  # whatever a package that happens to have this name does
-        print(f"warning: importing apex failed ({error!r})", file=sys.stderr)
+        if isinstance(error, ModuleNotFoundError) and error.name == "apex":
+            return None
+        reason = str(error)
     print(
-        "warning: the installed `apex` has no apex.amp and is ignored; PyPI's package of that name is unrelated: "
-        "uninstall it, or build Ascend's or NVIDIA's apex from source",
+        f"warning: the installed `apex` is ignored ({reason}); PyPI's package of that name is unrelated: "
+        "uninstall it, or build Ascend's or NVIDIA's from source",
         file=sys.stderr,
     )
     return None
@@ -49,11 +53,13 @@ def find_apex(runtime: Runtime):
 def adam(parameters: Iterable[nn.Parameter], runtime: Runtime, level: str, **settings) -> torch.optim.Optimizer:
     """Adam, fused where the device has such a one; settings: `lr` and `weight_decay`."""
     if runtime.device.type == "npu":
-        if level != "O0" and (apex := find_apex(runtime)):
-            return importlib.import_module(f"{apex.__name__}.optimizers").NpuFusedAdam(parameters, **settings)
-        import torch_npu
+        apex = find_apex(runtime) if level != "O0" else None
+        if not apex:
+            import torch_npu
 
-        return torch_npu.optim.NpuFusedAdam(parameters, **settings)
+            return torch_npu.optim.NpuFusedAdam(parameters, **settings)
+        if level != "O3":  # with O3 apex takes no fused one
+            return importlib.import_module("apex.optimizers").NpuFusedAdam(parameters, **settings)
     # None leaves the choice on the CPU to torch
     return torch.optim.Adam(parameters, fused=True if runtime.device.type == "cuda" else None, **settings)
 

@@ -178,7 +178,8 @@ warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler is for the parent
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)  # the parent's handlers are for the parent
     sys.excepthook = _unless_the_parent_left
 
 

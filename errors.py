@@ -19,9 +19,11 @@ class InputError(ValueError):
 def one_sentence():
     """Turn InputError and failures of files and disks into `[Error] …` and exit status 1.
 
-    SIGINT ends with 130 and SIGTERM with 143, both by way of an exception, so that nothing half written stays.
+    SIGINT ends with 130, SIGTERM with 143 and SIGUSR1 with 138, all by way of an exception, so that nothing half
+    written stays.
     """
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _leave)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see end_quietly
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -50,11 +52,14 @@ def one_sentence():
 def stand_back() -> None:
     """Wait for torchrun to end this process, so that the rank whose fault it is speaks first and is the one named."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     time.sleep(3)
 
 
 def _leave(number: int, _frame) -> None:
-    print("[Stopped] by SIGTERM", file=sys.stderr)
+    # the signal may have met the loader's workers too, whose end is no news then
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    print(f"[Stopped] by {signal.Signals(number).name}", file=sys.stderr)
     sys.exit(128 + number)
 
 

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import re
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,7 +82,8 @@ def lost_the_others(error: BaseException | None) -> bool:
     """True for what a collective raises when another process has gone or does not answer."""
     import torch.distributed as dist
 
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+    told = re.search("gloo/transport|hccl", str(error), re.IGNORECASE)
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and told is not None)
 
 
 @contextlib.contextmanager

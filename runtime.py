@@ -5,6 +5,7 @@ torch is imported inside the functions, so that options.py can show the choices 
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ class Runtime:
     def __exit__(self, kind, error, _) -> None:
         if self.world_size == 1:
             return
+        # meanwhile the library's threads let go of the last tensors: one still at it as Python ends would crash it
+        time.sleep(0.3)
         if error is None:
             import torch
 

@@ -72,8 +72,20 @@ def load_config(folder: Path) -> dict:
     return config
 
 
+def _on_cpu(value):
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(own) for key, own in value.items()}
+    return [_on_cpu(own) for own in value] if isinstance(value, list) else value
+
+
 def save_checkpoint(state: dict, path: Path) -> None:
-    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one."""
+    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one.
+
+    Its tensors go to the CPU first, so that a host without the device they were on can read them.
+    """
+    state = _on_cpu(state)
     with replacing(path) as partial:
         try:
             torch.save(state, partial)

@@ -1,8 +1,7 @@
 # shellcheck shell=bash
 # What the launchers share. A launcher sources this file, sets the variables of the first block that its row of the
 # table needs (see train_full_1p.sh), and then calls parse_flags, prepare, run_logged and write_results in turn.
-# One with flags of its own defines launcher_flag and launcher_usage anew; one that starts several processes sets
-# rank_size and gives run_logged another command, e.g. torchrun's in place of "$python".
+# The functions below "What a launcher may define anew" do nothing much here; common_8p.sh has its own.
 
 test_dir=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || exit 1
 root=$(dirname -- "$test_dir")
@@ -10,7 +9,8 @@ root=$(dirname -- "$test_dir")
 # A launcher's own: its row of the table.
 summary=            # one line for --help
 network=            # Network in the result file
-kind=               # last part of CaseName: acc, perf
+kind=               # last part of CaseName: acc, perf, eval
+doing=training      # what the run does, for the terminal
 time_unit=s         # unit of TrainingTime: s or ms
 compile_time=       # seconds, where the result file is to tell them
 rank_size=1         # number of processes
@@ -32,6 +32,7 @@ bin_mode=
 profiling=
 start_step=
 stop_step=
+device_id_usage='device, and the folder below test/output; ASCEND_DEVICE_ID beats it (default: 0)'
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '[Warning] %s\n' "$*" >&2; }
@@ -40,8 +41,11 @@ die() {
     exit 1
 }
 
-launcher_flag() { return 1; } # "$1" is a flag that parse_flags doesn't know: 0 if the launcher does
-launcher_usage() { :; }       # its lines in --help
+# What a launcher may define anew.
+launcher_flag() { return 1; }            # "$1" is a flag that parse_flags doesn't know: 0 if the launcher does
+launcher_usage() { :; }                  # its lines in --help
+after_run() { :; }                       # the run is over; its exit code, in status, may be changed
+show_failure() { tail -n 20 -- "$log"; } # what is worth reading after a failed run
 
 usage() {
     cat <<EOT
@@ -50,7 +54,7 @@ $summary
 
   --data_path=DIR         prepared data set, relative to where you stand (default: inputs/dsb2018_96 of the repository)
   --device=NAME           auto, npu, gpu, cuda or cpu (default: $device)
-  --device_id=N           device, and the folder below test/output; ASCEND_DEVICE_ID beats it (default: $device_id)
+  --device_id=N           $device_id_usage
   --epochs=N              (default: $epochs)
   --batch_size=N          over all processes (default: $batch_size)
   --lr=X                  (default: $lr)
@@ -127,6 +131,7 @@ parse_flags() {
     need --num_workers "$num_workers" whole
     [[ -z $start_step ]] || need --start_step "$start_step" whole
     [[ -z $stop_step ]] || need --stop_step "$stop_step" whole
+    run_name=${name:-$(default_name)}
 }
 
 # Makes data_path absolute, which also keeps a leading dash from being taken for a flag.
@@ -144,10 +149,8 @@ on_ascend() { command -v npu-smi >/dev/null || [[ -d /usr/local/Ascend ]]; }
 
 load_ascend_environment() {
     on_ascend && [[ -f $test_dir/env_npu.sh && ${etp_running_flag:-} != true ]] || return 0
-    set +u # CANN's own scripts read variables that may be unset
-    # shellcheck source=/dev/null
+    # shellcheck source-path=SCRIPTDIR source=env_npu.sh
     source "$test_dir/env_npu.sh"
-    set -u
 }
 
 # Sets python: the active virtual environment's, else .venv's, else the system's.
@@ -179,7 +182,7 @@ prepare() {
         train_args+=(--no-amp)
     fi
     train_args+=("--optimizer=${optimizer:-$default_optimizer}")
-    train_args+=("--name=${name:-$(default_name)}")
+    train_args+=("--name=$run_name")
     [[ -z $precision_mode ]] || train_args+=("--precision_mode=$precision_mode")
     [[ -z $precision ]] || train_args+=("$precision")
     [[ -z $bin_mode ]] || train_args+=("--bin_mode=$bin_mode")
@@ -223,15 +226,16 @@ run_forwarding() {
 # run_logged COMMAND…: runs it in the root, its output in the log; a failure ends the launcher with its exit code.
 run_logged() {
     local status=0 start=$SECONDS
-    say "$case_name: training on $data_path"
+    say "$case_name: $doing on $data_path"
     say "Log: $log"
     cd -- "$root" || exit 1
     run_forwarding "$@" >"$log" 2>&1 || status=$?
     seconds=$((SECONDS - start))
+    after_run
     if ((status != 0)); then
         {
             say "[Error] The run failed with exit code $status${caught:+ after SIG$caught}. The last lines of its log:"
-            tail -n 20 -- "$log"
+            show_failure
         } >&2
         exit "$status"
     fi
@@ -246,16 +250,22 @@ field() {
 # calculate FORMAT EXPRESSION A B: awk's arithmetic on the numbers a and b.
 calculate() { LC_ALL=C awk -v a="$3" -v b="$4" "BEGIN { printf \"$1\", ($2) }"; }
 
-# After a run that ended well: the loss file, the result file, the closing lines.
+# After a run that ended well: the loss file, the result file, the closing lines. An evaluation trains no step: it has
+# no loss file and no speed.
 write_results() {
-    local fps accuracy loss factor=1
-    fps=$(field FPS@all '* FPS@all' | tail -n 1)
+    local fps='' accuracy loss lines='FPS, AVG-IOU or Epoch' factor=1
     accuracy=$(field Iou '[AVG-IOU]' | tail -n 1)
-    field Loss 'Epoch: [' >"$loss_file" || die "Cannot write \"$loss_file\"."
-    loss=$(tail -n 1 -- "$loss_file")
-    if [[ $(calculate %d 'a > 0' "$fps" 0) != 1 || -z $accuracy || -z $loss ]]; then
+    if [[ $kind == eval ]]; then
+        lines='Test or AVG-IOU'
+        loss=$(field Loss 'Test: [' | tail -n 1)
+    else
+        fps=$(field FPS@all '* FPS@all' | tail -n 1)
+        field Loss 'Epoch: [' >"$loss_file" || die "Cannot write \"$loss_file\"."
+        loss=$(tail -n 1 -- "$loss_file")
+    fi
+    if [[ -z $accuracy || -z $loss || ($kind != eval && $(calculate %d 'a > 0' "$fps" 0) != 1) ]]; then
         rm -f -- "$loss_file"
-        die "The run ended well, but its log lacks an FPS, AVG-IOU or Epoch line: $log"
+        die "The run ended well, but its log lacks an $lines line: $log"
     fi
     [[ $time_unit == s ]] || factor=1000
     if ! {
@@ -264,8 +274,8 @@ write_results() {
         say "BatchSize = $batch_size"
         say "DeviceType = $(uname -m)"
         say "CaseName = $case_name"
-        say "ActualFPS = $fps"
-        say "TrainingTime = $(calculate %.2f "$factor * a / b" "$batch_size" "$fps")"
+        [[ -z $fps ]] || say "ActualFPS = $fps"
+        [[ -z $fps ]] || say "TrainingTime = $(calculate %.2f "$factor * a / b" "$batch_size" "$fps")"
         say "TrainAccuracy = $accuracy"
         say "ActualLoss = $loss"
         say "E2ETrainingTime = $seconds"
@@ -275,7 +285,7 @@ write_results() {
         die "Cannot write \"$result_file\"."
     fi
     say '------------------ Final result ------------------'
-    say "Final Performance images/sec : $fps"
+    [[ -z $fps ]] || say "Final Performance images/sec : $fps"
     say "Final Train Accuracy : $accuracy"
     say "E2E Training Duration sec : $seconds"
 }

@@ -48,7 +48,7 @@ def train(runtime: rt.Runtime, batch_norm: str) -> dict:
             if isinstance(module, amp.NORMS):
                 module.eval()
                 module.train = lambda mode=True: None
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     precision = amp.prepare(model, optimizer, runtime, "O0", 128.0)
     net, criterion = engine.distribute(model, runtime), engine.build_criterion("BCEWithLogitsLoss")
     batches, losses = SharedBatches(runtime), []

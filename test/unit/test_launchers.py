@@ -16,12 +16,17 @@ from conftest import ROOT
 
 TEST_DIR = Path(__file__).resolve().parents[1]
 
+# What the launchers, env_npu.sh and torchrun look at.
+DROPPED = ("VIRTUAL_ENV", "CONDA_PREFIX", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "etp_running_flag")
+DROPPED += ("ASCEND_DEVICE_ID", "ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "CPU_AFFINITY_CONF", "COMBINED_ENABLE")
+DROPPED += ("TASK_QUEUE_ENABLE", "ASCEND_SLOG_PRINT_TO_STDOUT", "ASCEND_GLOBAL_LOG_LEVEL", "ASCEND_GLOBAL_EVENT_ENABLE")
+
 # Prints what train.py prints (spec-format lines), records its arguments, and does what STUB_MODE says.
 STUB = r"""
 import json, os, signal, sys, time
 
 with open("argv.json", "w") as f:
-    json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), "queue": os.environ.get("TASK_QUEUE_ENABLE")}, f)
+    json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}, f)
 mode = os.environ.get("STUB_MODE", "")
 if mode == "wait":
     def leave(number, frame):
@@ -60,15 +65,13 @@ class Repository:
         self.root = root
         (root / "test").mkdir(parents=True)
         for script in TEST_DIR.glob("*.sh"):
-            if script.name != "env_npu.sh":
-                shutil.copy(script, root / "test")
+            shutil.copy(script, root / "test")
         (root / "train.py").write_text(STUB)
         for folder in ("images", "masks"):
             (root / "inputs" / "dsb2018_96" / folder).mkdir(parents=True)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        dropped = ("ASCEND_DEVICE_ID", "VIRTUAL_ENV", "CONDA_PREFIX", "etp_running_flag", "TASK_QUEUE_ENABLE")
-        return {k: v for k, v in os.environ.items() if k not in dropped} | changes
+        return {k: v for k, v in os.environ.items() if k not in DROPPED} | changes
 
     def command(self, *flags: str, launcher: str = "train_full_1p") -> list[str]:
         return ["bash", str(self.root / "test" / f"{launcher}.sh"), *flags]
@@ -90,9 +93,19 @@ class Repository:
     def argv(self) -> list[str]:
         return json.loads((self.root / "argv.json").read_text())["argv"]
 
+    def run_environment(self) -> dict[str, str]:
+        return json.loads((self.root / "argv.json").read_text())["environment"]
+
     def result(self, case_name: str, device_id: int = 0) -> dict[str, str]:
         text = (self.output(device_id) / f"{case_name}.log").read_text()
         return dict(line.split(" = ") for line in text.splitlines())
+
+    def ascend_host(self) -> dict[str, str]:
+        """The variables of an environment that looks like an Ascend host's, with no CANN but what is in home/Ascend."""
+        tools = self.root / "tools"
+        tools.mkdir()
+        (tools / "npu-smi").symlink_to(shutil.which("true"))
+        return {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(self.root / "home")}
 
 
 @pytest.fixture
@@ -297,16 +310,6 @@ def test_signals_reach_the_run(repo: Repository, number: signal.Signals):
     assert (repo.output() / "train_0.log").read_text().split("\n")[:2] == [f"got {number.name}", "left"]
     assert f"after {number.name}" in errors
     assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
-
-
-@pytest.mark.parametrize(("flag", "queue"), [("false", "2"), ("true", None)])
-def test_ascend_environment(repo: Repository, tmp_path: Path, flag: str, queue: str | None):
-    (repo.root / "test" / "env_npu.sh").write_text("export TASK_QUEUE_ENABLE=2$NO_SUCH_VARIABLE\n")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "npu-smi").symlink_to(shutil.which("true"))
-    done = repo.launch(PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", etp_running_flag=flag)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((repo.root / "argv.json").read_text())["queue"] == queue
 
 
 # A Python that makes "virtual environments" of copies of itself and "installs" by counting.

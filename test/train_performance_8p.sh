@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# 8p speed run. Flags: --help
+set -u
+# shellcheck source-path=SCRIPTDIR source=common_8p.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common_8p.sh" || exit 1
+
+summary='Speed run on several devices: batch 128 over all of them, 1 epoch.'
+network=UNet_for_PyTorch
+kind=perf
+time_unit=ms
+epochs=1
+
+parse_flags_8p "$@"
+prepare
+run_ranks
+write_results

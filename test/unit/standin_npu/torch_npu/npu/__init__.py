@@ -1,0 +1,207 @@
+"""The module that is also `torch.npu`."""
+
+import contextlib
+
+import torch
+
+_ops = torch.ops.standin_npu
+
+
+class _Options:
+    """Settings of the real device, kept here so that a test can read what was set; none has an effect."""
+
+    def __init__(self, **values: bool):
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: bool) -> None:
+        if name not in self.__dict__:  # the real one ignores it without a word
+            raise AttributeError(f"torch_npu has no option {name}")
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be a bool, but got {type(value).__name__}")
+        self.__dict__[name] = value
+
+
+conv = _Options(allow_hf32=True)
+matmul = _Options(allow_hf32=False)
+config = _Options(allow_internal_format=True)
+
+# the stand-in's own names: what set_compile_mode and set_option set
+compile_mode = _Options(jit_compile=True)
+options: dict[str, str] = {}
+_OPTIONS = {
+    "ACL_PRECISION_MODE": ("allow_fp32_to_fp16", "must_keep_origin_dtype"),
+    "ACL_OP_SELECT_IMPL_MODE": ("high_performance", "high_precision"),
+    "ACL_OP_COMPILER_CACHE_MODE": ("disable", "enable", "force"),
+}
+
+
+def set_compile_mode(jit_compile: bool = False) -> None:
+    """Compile operators as they come (True) or take precompiled ones; kept in `compile_mode.jit_compile`."""
+    compile_mode.jit_compile = jit_compile
+
+
+def set_option(option: dict[str, str]) -> None:
+    """Set options of the compiler by their names; ValueError for a value that the real one does not know."""
+    if not isinstance(option, dict):
+        raise TypeError("npu option must be a dict.")
+    for name, value in option.items():
+        if value not in _OPTIONS.get(name, (value,)):
+            raise ValueError(f"value of {name} should be in {_OPTIONS[name]} but got {value}")
+    options.update(option)
+
+
+def is_jit_compile_false() -> bool:
+    """Are precompiled operators used?"""
+    return not compile_mode.jit_compile
+
+
+def device_count() -> int:
+    """STANDIN_NPU_COUNT of the moment this process started."""
+    return _ops.device_count()
+
+
+def is_available() -> bool:
+    """Is there a device?"""
+    return device_count() > 0
+
+
+def is_initialized() -> bool:
+    """Has this process used the device?"""
+    return _ops.is_initialized()
+
+
+def _is_in_bad_fork() -> bool:
+    return _ops.is_in_bad_fork()
+
+
+def _lazy_init() -> None:
+    """torch calls this before it makes a storage on the device; nothing is lazy here."""
+
+
+def _index(device: "int | str | torch.device | None") -> int:
+    if not isinstance(device, int):
+        device = torch.device("npu" if device is None else device).index
+    return current_device() if device is None else device
+
+
+def set_device(device: "int | str | torch.device") -> None:
+    """Make `device` the current one; RuntimeError where it is not there."""
+    torch.accelerator.set_device_index(_index(device))
+
+
+def current_device() -> int:
+    """The current device's index."""
+    return torch.accelerator.current_device_index()
+
+
+@contextlib.contextmanager
+def device(device: "int | str | torch.device"):
+    """Make `device` the current one for a while."""
+    before = current_device()
+    set_device(device)
+    try:
+        yield
+    finally:
+        set_device(before)
+
+
+def get_device_name(device: "int | str | torch.device | None" = None) -> str:
+    """A name that says what this is."""
+    return "Ascend stand-in"
+
+
+def synchronize(device: "int | str | torch.device | None" = None) -> None:
+    """Nothing to wait for: the host computes."""
+
+
+class Stream:
+    """A queue of the device's work, which here is done before anyone asks."""
+
+    def __init__(self, device: "int | str | torch.device | None" = None, priority: int = 0):
+        self.device = torch.device("npu", _index(device))
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def wait_stream(self, stream: "Stream") -> None:
+        """Nothing to wait for."""
+
+
+def current_stream(device: "int | str | torch.device | None" = None) -> Stream:
+    """The device's only queue."""
+    return Stream(device)
+
+
+def stream(stream: Stream) -> contextlib.AbstractContextManager:
+    """Queue the work inside on `stream`."""
+    return contextlib.nullcontext()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed the current device's generator."""
+    _ops.default_generator(-1).manual_seed(int(seed))
+
+
+def manual_seed_all(seed: int) -> None:
+    """Seed every device's generator; torch.manual_seed calls this."""
+    for index in range(device_count()):
+        _ops.default_generator(index).manual_seed(int(seed))
+
+
+def get_rng_state(device: "int | str | torch.device" = "npu") -> torch.Tensor:
+    """The state of the device's generator."""
+    return _ops.default_generator(_index(device)).get_state()
+
+
+def set_rng_state(new_state: torch.Tensor, device: "int | str | torch.device" = "npu") -> None:
+    """Set the state of the device's generator."""
+    _ops.default_generator(_index(device)).set_state(new_state)
+
+
+def get_rng_state_all() -> list[torch.Tensor]:
+    """The states of all devices' generators."""
+    return [get_rng_state(index) for index in range(device_count())]
+
+
+def set_rng_state_all(new_states: list[torch.Tensor]) -> None:
+    """Set the states of all devices' generators."""
+    for index, state in enumerate(new_states):
+        set_rng_state(state, index)
+
+
+def get_amp_supported_dtype() -> list[torch.dtype]:
+    """What autocast may cast to; torch.autocast asks."""
+    return [torch.float16, torch.bfloat16, torch.float32]
+
+
+def is_bf16_supported() -> bool:
+    """Newer devices do."""
+    return True
+
+
+def memory_allocated(device: "int | str | torch.device | None" = None) -> int:
+    """Not counted."""
+    return 0
+
+
+def max_memory_allocated(device: "int | str | torch.device | None" = None) -> int:
+    """Not counted."""
+    return 0
+
+
+def memory_reserved(device: "int | str | torch.device | None" = None) -> int:
+    """Not counted."""
+    return 0
+
+
+def max_memory_reserved(device: "int | str | torch.device | None" = None) -> int:
+    """Not counted."""
+    return 0
+
+
+def reset_peak_memory_stats(device: "int | str | torch.device | None" = None) -> None:
+    """Not counted."""
+
+
+def empty_cache() -> None:
+    """Nothing is cached."""

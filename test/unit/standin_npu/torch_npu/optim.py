@@ -1,0 +1,100 @@
+"""The fused Adam, with what the real one demands of its callers."""
+
+import math
+
+import torch
+
+
+class NpuFusedAdam(torch.optim.Optimizer):
+    """Adam over all parameters at once.
+
+    The real one lays all parameters and gradients into one block of memory at the first step, and from then on reads
+    that block alone: gradients put in their place later, and states loaded later, have no effect, and nobody is told.
+    Here this is a RuntimeError.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+    ):
+        if min(lr, eps, weight_decay, *betas) < 0 or max(betas) >= 1:
+            raise ValueError("Invalid learning rate, betas, eps or weight_decay")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        super().__init__(params, defaults)
+        self.is_fused_optimizer = True
+        self._adopted = {}  # parameter → the gradient that counts
+
+    def adopt_gradients(self) -> None:
+        """Take the gradients of this moment for good; afterwards, check that they are still in their places."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if not self._adopted:
+            found = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+            for parameter, gradient in found.items():
+                if parameter.dtype not in (torch.float32, torch.float16):
+                    raise TypeError(f"Fused optimizer's parameters must be float32 or float16, not {parameter.dtype}")
+                if parameter.device.type != "npu" or gradient.device.type != "npu":
+                    raise RuntimeError("Tensors to combine must be on NPU")
+                if not parameter.is_contiguous() or not gradient.is_contiguous():
+                    raise RuntimeError("Tensors to combine must be contiguous.")
+            self._adopted = found
+        for parameter in parameters:
+            if parameter.grad is not self._adopted.get(parameter):
+                raise RuntimeError(
+                    "NpuFusedAdam: p.grad is another tensor than at the first step; the real NpuFusedAdam would go on "
+                    "with the old one, unnoticed. Clear gradients with this optimizer's zero_grad()"
+                )
+
+    @torch.no_grad()
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Set the gradients to zero; they cannot be taken away."""
+        if set_to_none:
+            raise ValueError("set_to_none is not supported in fused optimizers")
+        self.adopt_gradients()
+        for gradient in self._adopted.values():
+            gradient.detach_().zero_()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step of Adam, with weight decay added to the gradient."""
+        loss = None if closure is None else closure()
+        self.adopt_gradients()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter in self._adopted:
+                    self._update(parameter, self._adopted[parameter], group)
+        return loss
+
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            if group["amsgrad"]:
+                state["max_exp_avg_sq"] = torch.zeros_like(parameter)
+        if not isinstance(state["step"], int):
+            raise RuntimeError(
+                f"NpuFusedAdam: the loaded state's step is a {type(state['step']).__name__}, with which the real "
+                "NpuFusedAdam would count each step twice; make it an int"
+            )
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        if group["weight_decay"]:
+            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        mean = state["exp_avg"].mul_(beta1).add_(gradient, alpha=1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        if group["amsgrad"]:
+            square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
+        denominator = (square.sqrt() / math.sqrt(1 - beta2 ** state["step"])).add_(group["eps"])
+        parameter.addcdiv_(mean, denominator, value=-group["lr"] / (1 - beta1 ** state["step"]))
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Before the first step only."""
+        if self._adopted:
+            raise RuntimeError("NpuFusedAdam: a state loaded after the first step has no effect on the real one")
+        super().load_state_dict(state_dict)

@@ -1,0 +1,248 @@
+"""The scripts and launchers as they are, on a stand-in for the NPU and one for Ascend's apex."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, TINY, clone, run, torchrun, weights_of, write_dataset
+from test_distributed import assert_same_training, found_by
+
+import runtime as rt
+from errors import InputError
+
+HERE = Path(__file__).resolve().parent
+NPU, APEX, OTHER_APEX = (HERE / name for name in ("standin_npu", "standin_apex", "standin_pypi_apex"))
+ON_NPU = {"PYTHONPATH": str(NPU)}
+FLAGS = ("inputs/discs", *TINY, "--device", "npu")
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "c++")), reason="the stand-in for torch_npu needs a C++ compiler"
+)
+
+
+@pytest.fixture
+def discs(home) -> Path:
+    write_dataset(home / "inputs" / "discs", count=20)
+    return home
+
+
+def succeed(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 0, result.stdout
+    assert "Traceback" not in result.stdout, result.stdout
+    return result.stdout
+
+
+def sentence(result: subprocess.CompletedProcess) -> str:
+    """The one line with which a script refuses."""
+    assert result.returncode == 1 and "Traceback" not in result.stdout, result.stdout
+    return result.stdout.splitlines()[-1]
+
+
+def in_python(source: str, **environment: str) -> str:
+    """What a line of Python prints, or its InputError's text, on the stand-in with runtime as rt."""
+    command = [sys.executable, "-c", f"import runtime as rt; {source}"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(NPU), str(ROOT)])}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.run(command, env=os.environ | paths | environment, **streams).stdout
+
+
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_all_scripts_on_one_npu(discs, level):
+    """Train → resume → evaluate → segment → export; a resumed run is the undisturbed one."""
+    flags = (*FLAGS, "--name", "run", "--opt-level", level, "--loss-scale", "-1")
+    shown = succeed(run("train.py", *flags, "--epochs", "1", "--scheduler", "ConstantLR", cwd=discs, **ON_NPU))
+    assert f"UNet on npu:0, {'fp32' if level == 'O0' else level + ', float16'}: 16 images" in shown
+    checkpoint = discs / "models" / "run" / "checkpoint.pth.tar"
+    more = ("--epochs", "2", "--scheduler", "ConstantLR")
+    succeed(run("train.py", *flags, *more, "--resume", checkpoint, cwd=discs, **ON_NPU))
+    assert {value.dtype for value in weights_of(checkpoint).values()} == {torch.float32, torch.int64}
+    if level == "O2":
+        shutil.move(discs / "models" / "run", discs / "models" / "cut")
+        succeed(run("train.py", *flags, *more, cwd=discs, **ON_NPU))
+        cut = weights_of(discs / "models" / "cut" / "checkpoint.pth.tar")
+        assert all(torch.equal(value, cut[name]) for name, value in weights_of(checkpoint).items())
+
+    # on a host that has none: the same model, the same numbers
+    shown = succeed(run("val.py", "--name", "run", "--device", "npu", cwd=discs, **ON_NPU))
+    score = float(re.search(r"^IoU: (\d\.\d{4})$", shown, re.MULTILINE)[1])
+    shown = succeed(run("train.py", *FLAGS, "--device", "cpu", "--evaluate", "--resume", checkpoint, cwd=discs))
+    assert float(re.search(r"\[npu id: 0 \] \[AVG-IOU\] \* Iou (\S+)", shown)[1]) == pytest.approx(score, abs=2e-4)
+    succeed(run("demo.py", "--name", "run", "--device", "npu", cwd=discs, **ON_NPU))
+    assert (discs / "outputs" / "UNet_Demo" / "overview.png").exists()
+    succeed(run("pthtar2onnx.py", "--name", "run", "--input_h", "32", "--input_w", "32", cwd=discs, **ON_NPU))
+    (found,) = onnxruntime.InferenceSession(discs / "UNet_npu8p.onnx").run(
+        None, {"actual_input_1": torch.zeros(1, 3, 32, 32).numpy()}
+    )
+    assert found.shape == (1, 1, 32, 32)
+
+
+def test_the_launchers_on_two_npus(tmp_path):
+    """Speed run, then accuracy run, then its evaluation."""
+    repository = clone(tmp_path / "clone")
+    write_dataset(repository / "inputs" / "dsb2018_96", count=20)
+
+    def launch(launcher: str, *flags: str) -> tuple[str, dict[str, str]]:
+        command = ["bash", f"test/{launcher}.sh", "--num_gpus=2", "--device=npu", "--batch_size=4", *flags]
+        result = subprocess.run(
+            command,
+            cwd=repository,
+            env=os.environ | ON_NPU | {"VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout
+        output = repository / "test" / "output" / "0"
+        (kind,) = [
+            kind for kind in ("perf", "acc", "eval") if kind in launcher or (kind, launcher) == ("acc", "train_full_8p")
+        ]
+        (path,) = output.glob(f"*_bs4_2p_{kind}.log")
+        log = (output / f"{'eval' if kind == 'eval' else 'train'}_0.log").read_text()
+        return log, dict(line.split(" = ") for line in path.read_text().splitlines())
+
+    log, found = launch("train_performance_8p", "--num_workers=2")
+    assert "UNet on npu:0, 2 processes, O2, float16: 16 images to train" in log
+    assert found["RankSize"] == "2" and float(found["ActualFPS"]) > 0 and log.count("Epoch: [1]") == 4
+    log, found = launch("train_full_8p", "--epochs=2", "--num_workers=0", "--precision_mode=must_keep_origin_dtype")
+    assert "UNet on npu:0, 2 processes, fp32: 16 images" in log and log.count("AVG-IOU") == 2
+    log, evaluated = launch("train_eval_8p", "--num_workers=0")
+    assert "evaluating" in log and 0 <= float(evaluated["TrainAccuracy"]) <= 1
+    log = (repository / "models" / "dsb2018_96_UNet_woDS" / "log.csv").read_text()
+    best = max(float(line.split(",")[5]) for line in log.splitlines()[1:])
+    assert float(evaluated["TrainAccuracy"]) == pytest.approx(best, abs=5e-4)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_mixed_precision_on_two_npus(discs, level):
+    """With BatchNorm over both; what one process then goes on from."""
+    flags = (*FLAGS, "--name", "run", "--opt-level", level)
+    shown = succeed(torchrun(2, ROOT / "train.py", *flags, "--epochs", "1", "--sync_bn", cwd=discs, **ON_NPU))
+    assert f"UNet on npu:0, 2 processes, {level}, float16" in shown and shown.count("Epoch: [1]") == 4
+    assert f"UNet on npu:1, 2 processes, {level}" in (discs / "models" / "run" / "rank1.log").read_text()
+    checkpoint = discs / "models" / "run" / "checkpoint.pth.tar"
+    shown = succeed(run("train.py", *flags, "--epochs", "2", "--resume", checkpoint, cwd=discs, **ON_NPU))
+    assert torch.load(checkpoint, weights_only=True)["amp"] == {"loss_scaler0": {"loss_scale": 128.0, "unskipped": 8}}
+
+
+def test_two_npus_with_shared_batch_norm_train_like_one(tmp_path):
+    (one,) = found_by(1, "train", "npu", "sync", cwd=tmp_path, **ON_NPU)
+    # ahead of a BatchNorm, which takes any constant out again, a bias's gradient is rounding noise
+    biases = [name for name in one["weights"] if name.endswith((".conv1.bias", ".conv2.bias"))]
+    assert len(biases) == 18
+    assert_same_training(one, found_by(2, "train", "npu", "sync", cwd=tmp_path, **ON_NPU), tuple(biases))
+
+
+def recorded(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_ascends_apex_is_used_as_the_old_edition_did(discs):
+    record = discs / "record"
+    environment = {"PYTHONPATH": f"{NPU}{os.pathsep}{APEX}", "STANDIN_APEX_RECORD": str(record)}
+    flags = (*FLAGS, "--scheduler", "ConstantLR")
+    shown = succeed(run("train.py", *flags, "--name", "apex", "--epochs", "1", cwd=discs, **environment))
+    assert "UNet on npu:0, O2 by apex: 16 images" in shown
+    calls = recorded(record)
+    (initialize,) = [own["arguments"] for own in calls if own["call"] == "initialize"]
+    assert (initialize["opt_level"], initialize["loss_scale"], initialize["combine_grad"]) == ("O2", 128.0, True)
+    assert initialize["optimizers"] == "NpuFusedAdam" and sum(own["call"] == "scale_loss" for own in calls) == 4
+    # the native twin does the same; then each goes on from the other's checkpoint
+    succeed(run("train.py", *flags, "--name", "twin", "--epochs", "1", cwd=discs, **ON_NPU))
+    apex, twin = (pd.read_csv(discs / "models" / name / "log.csv").loc[0] for name in ("apex", "twin"))
+    for key in ("loss", "val_loss"):
+        assert apex[key] == pytest.approx(twin[key], rel=5e-3)
+    state = torch.load(discs / "models" / "apex" / "checkpoint.pth.tar", weights_only=True)
+    assert state["amp"] == {"loss_scaler0": {"loss_scale": 128.0, "unskipped": 4}}
+    assert {value.dtype for value in state["state_dict"].values()} == {torch.float32, torch.int64}
+    for name, other, env in [("apex", "twin", environment), ("twin", "apex", ON_NPU)]:
+        resume = ("--resume", f"models/{other}/checkpoint.pth.tar", "--epochs", "2", "--name", f"{name}2")
+        shown = succeed(run("train.py", *flags, *resume, cwd=discs, **env))
+        assert f"resuming models/{other}/checkpoint.pth.tar after 1 epochs" in shown and "warning" not in shown
+
+
+def test_other_apexes(discs):
+    """NVIDIA's old one has no combine_grad; dynamic scale; two processes; and PyPI's is something else altogether."""
+    record = discs / "record"
+    environment = {"PYTHONPATH": f"{NPU}{os.pathsep}{APEX}", "STANDIN_APEX_RECORD": str(record)}
+    flags = (*FLAGS, "--name", "run", "--epochs", "1", "--loss-scale", "-1")
+    succeed(torchrun(2, ROOT / "train.py", *flags, cwd=discs, **environment, STANDIN_APEX_COMBINE_GRAD="0"))
+    (initialize, _) = [own["arguments"] for own in recorded(record) if own["call"] == "initialize"]
+    assert initialize["loss_scale"] == "dynamic" and "combine_grad" not in initialize
+
+    other = {"PYTHONPATH": f"{NPU}{os.pathsep}{OTHER_APEX}"}
+    shown = succeed(run("train.py", *flags, cwd=discs, **other))
+    assert shown.count("warning: the installed `apex` is ignored") == 1 and "O2, float16" in shown
+    shown = succeed(run("train.py", *flags, "--no-amp", cwd=discs, **other))
+    assert "apex" not in shown and "npu:0, fp32" in shown
+
+
+def test_choice_of_the_device(discs):
+    flags = ("inputs/discs", *TINY, "--epochs", "1", "--no-amp", "--name", "run")
+    assert "UNet on npu:0" in succeed(run("train.py", *flags, cwd=discs, **ON_NPU)), "auto takes the NPU first"
+    shown = succeed(run("train.py", *flags, cwd=discs, **ON_NPU, ASCEND_DEVICE_ID="1"))
+    assert "UNet on npu:1" in shown and "[npu id: 1 ] * FPS@all" in shown
+    result = torchrun(3, ROOT / "train.py", *flags, "-b", "6", cwd=discs, **ON_NPU)
+    assert result.stdout.count("[Error] 3 processes on this host, but 2 npu devices; start fewer") == 1
+    for arguments, count, text in [
+        ("'npu', 2", "2", "--device_id 2: there are 2 npu devices, numbered from 0"),
+        ("'npu'", "0", "--device npu: torch_npu finds no NPU; check `npu-smi info`"),
+        ("'auto'", "0", "device=device(type='cpu')"),
+    ]:
+        assert text in in_python(f"print(rt.init({arguments}))", STANDIN_NPU_COUNT=count)
+
+
+@pytest.mark.parametrize(
+    "device, text",
+    [("npu", "--device npu: torch_npu is not installed"), ("gpu", "--device cuda: this torch finds no CUDA GPU")],
+)
+def test_a_device_that_is_not_there(device, text):
+    with pytest.raises(InputError, match=text):
+        rt.init(device)
+
+
+def test_a_torch_npu_that_cannot_be_loaded(discs):
+    """CANN is missing: loading it fails, or already torch's own loading of it."""
+    for package, text in [
+        ("torch_npu", "raise ImportError('libhccl.so: cannot open shared object file')"),
+        ("torch", "raise RuntimeError('Failed to load the backend extension: torch_npu.')"),
+    ]:
+        folder = discs / f"broken_{package}"
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").write_text(text)
+        found = sentence(run("train.py", *FLAGS, cwd=discs, PYTHONPATH=str(folder)))
+        assert found.startswith("[Error]") and "CANN's set_env.sh" in found and "uninstall torch_npu" in found
+
+
+def test_switches_reach_the_npu():
+    """What configure sets, read back from the stand-in."""
+    show = (
+        "npu = torch.npu; print({'jit_compile': npu.compile_mode.jit_compile, 'conv': npu.conv.allow_hf32, "
+        "'matmul': npu.matmul.allow_hf32} | npu.options)"
+    )
+
+    def set_by(arguments: str) -> dict:
+        return eval(in_python(f"import torch; runtime = rt.init('npu'); rt.configure(runtime, {arguments}); {show}"))
+
+    untouched = set_by("")
+    assert set_by("bin_mode=1") == untouched | {"jit_compile": False}
+    assert set_by("fp32=True") == untouched | {"conv": False, "matmul": False}
+    assert set_by("hf32=True") == untouched | {"conv": True, "matmul": True}
+    assert set_by("precision_mode='must_keep_origin_dtype'") == untouched | {
+        "ACL_PRECISION_MODE": "must_keep_origin_dtype"
+    }
+
+
+def test_a_trace_of_the_npu(discs):
+    flags = (*FLAGS, "--epochs", "1", "--name", "run", "--profiling", "CANN", "--start_step", "1", "--stop_step", "3")
+    assert "trace: models/run/profile" in succeed(run("train.py", *flags, cwd=discs, **ON_NPU))
+    (trace,) = (discs / "models" / "run" / "profile").rglob("*.json")
+    assert "convolution" in trace.read_text()
