@@ -131,6 +131,9 @@ class _Half(Precision):
         model.to(self.half)
         _cast_inputs(model, self.half)
 
+    def state_dict(self) -> dict:
+        return {"loss_scaler0": {"loss_scale": 1.0, "unskipped": 0}}
+
 
 def _cast_inputs(model: nn.Module, half: torch.dtype) -> None:
     model.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(half),))

@@ -52,15 +52,19 @@ def one_sentence():
 def stand_back() -> None:
     """Wait for torchrun to end this process, so that the rank whose fault it is speaks first and is the one named."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _expect_workers_to_end()
     time.sleep(3)
 
 
 def _leave(number: int, _frame) -> None:
-    # the signal may have met the loader's workers too, whose end is no news then
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _expect_workers_to_end()
     print(f"[Stopped] by {signal.Signals(number).name}", file=sys.stderr)
     sys.exit(128 + number)
+
+
+def _expect_workers_to_end() -> None:
+    """The signal may have met the data loader's workers too, whose end it would report as a failure."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)
 
 
 def end_quietly() -> None:
