@@ -15,20 +15,21 @@ from torch import Tensor, nn
 
 from runtime import Runtime
 
-INITIAL_SCALE, CLEAN_STEPS_TO_GROW = 2.0**16, 2000  # of a dynamic loss scale
+# of a dynamic loss scale, as in apex: where it begins and ends, and after how many clean steps it doubles
+FIRST_SCALE, HIGHEST_SCALE, CLEAN_STEPS_TO_GROW = 2.0**16, 2.0**24, 2000
 NORMS = nn.modules.batchnorm._BatchNorm  # SyncBatchNorm as well
 
 
 def choose_level(wanted: bool | None, opt_level: str, precision_mode: str, runtime: Runtime) -> str:
     """The run's O-level: `opt_level` where mixed precision is `wanted` (None: on any device but the CPU), else O0."""
-    if precision_mode == "must_keep_origin_dtype" or not (runtime.device.type != "cpu" if wanted is None else wanted):
+    if precision_mode == "must_keep_origin_dtype" or not (runtime.accelerated if wanted is None else wanted):
         return "O0"
     return opt_level
 
 
 def find_apex(runtime: Runtime):
     """The apex package where a real one is installed and the device is not the CPU, else None; warns of a wrong one."""
-    return None if runtime.device.type == "cpu" else _real_apex()
+    return _real_apex() if runtime.accelerated else None
 
 
 @functools.cache  # the warning once
@@ -51,17 +52,14 @@ def _real_apex():
 
 
 def adam(parameters: Iterable[nn.Parameter], runtime: Runtime, level: str, **settings) -> torch.optim.Optimizer:
-    """Adam, fused where the device has such a one; settings: `lr` and `weight_decay`."""
-    if runtime.device.type == "npu":
-        apex = find_apex(runtime) if level != "O0" else None
-        if not apex:
-            import torch_npu
-
-            return torch_npu.optim.NpuFusedAdam(parameters, **settings)
-        if level != "O3":  # with O3 apex takes no fused one
-            return importlib.import_module("apex.optimizers").NpuFusedAdam(parameters, **settings)
-    # None leaves the choice on the CPU to torch
-    return torch.optim.Adam(parameters, fused=True if runtime.device.type == "cuda" else None, **settings)
+    """Adam, fused where there is such a one; settings: `lr` and `weight_decay`."""
+    if level != "O0" and find_apex(runtime):
+        fused = getattr(importlib.import_module("apex.optimizers"), "NpuFusedAdam", None)
+        if level == "O3":  # Ascend's apex takes no fused one with it
+            return torch.optim.Adam(parameters, **settings)
+        if fused:
+            return fused(parameters, **settings)
+    return runtime.adam(parameters, **settings)
 
 
 def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, level: str, loss_scale: float):
@@ -100,9 +98,11 @@ class Precision:
         """The model's state_dict in fp32, with the master weights where there are any."""
         state = self.model.state_dict()
         weights = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        stepped_on = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
         names = (name for name, _ in self.model.named_parameters())
-        return weights | {name: parameter.detach().float() for name, parameter in zip(names, stepped_on)}
+        return weights | {name: parameter.detach().float() for name, parameter in zip(names, self._stepped_on())}
+
+    def _stepped_on(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state_dict(self) -> dict:
         """The loss scale's state, as apex has it; {} where there is none."""
@@ -116,9 +116,8 @@ def _fp32(output: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
     return output.float() if isinstance(output, Tensor) else [head.float() for head in output]
 
 
-def half_of(runtime: Runtime) -> torch.dtype:
-    """The half-precision type of a device."""
-    return torch.bfloat16 if runtime.device.type == "cpu" else torch.float16
+def _loss_scale_state(scale: float, clean_steps: int) -> dict:
+    return {"loss_scaler0": {"loss_scale": scale, "unskipped": clean_steps}}
 
 
 class _Half(Precision):
@@ -126,13 +125,13 @@ class _Half(Precision):
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, *_):
         super().__init__(model, optimizer)
-        self.half = half_of(runtime)
+        self.half = runtime.half
         self.name = f"O3, {self.half}".replace("torch.", "")
         model.to(self.half)
         _cast_inputs(model, self.half)
 
     def state_dict(self) -> dict:
-        return {"loss_scaler0": {"loss_scale": 1.0, "unskipped": 0}}
+        return _loss_scale_state(1.0, 0)
 
 
 def _cast_inputs(model: nn.Module, half: torch.dtype) -> None:
@@ -145,18 +144,11 @@ class _Scaled(Precision):
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
         super().__init__(model, optimizer)
-        self.half = half_of(runtime)
-        self.static_scale = None if loss_scale == -1 else float(loss_scale)
-        self.clean_steps = 0  # since the dynamic scale last changed
-        scale = self.static_scale or INITIAL_SCALE
-        if runtime.device.type == "npu":  # its scaler knows the 910's overflow flag; torch's does not
-            import torch_npu
-
-            self.scaler = torch_npu.npu.amp.GradScaler(init_scale=scale, growth_interval=CLEAN_STEPS_TO_GROW)
-        else:
-            self.scaler = torch.amp.GradScaler(
-                runtime.device.type, init_scale=scale, growth_interval=CLEAN_STEPS_TO_GROW
-            )
+        self.runtime, self.half = runtime, runtime.half
+        self.dynamic = loss_scale == -1
+        self.scale = FIRST_SCALE if self.dynamic else float(loss_scale)
+        self.clean_steps = 0  # since the last overflow or growth
+        self.scaler = runtime.grad_scaler(self.scale)
 
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -167,26 +159,30 @@ class _Scaled(Precision):
         if not overflow:
             self.optimizer.step()
         self.skipped += overflow
-        self.clean_steps = 0 if overflow else self.clean_steps + 1
-        if self.static_scale is None and self.clean_steps == CLEAN_STEPS_TO_GROW:
-            self.clean_steps = 0
-        self.scaler.update(self.static_scale)
+        self._adapt(overflow)
+        self.scaler.update(self.scale)
 
     def _hand_over_gradients(self) -> None:
         """From the weights to what the optimiser steps on, where these differ."""
 
+    def _adapt(self, overflow: bool) -> None:
+        self.clean_steps = 0 if overflow else self.clean_steps + 1
+        if self.dynamic and overflow:
+            self.scale /= 2
+        elif self.dynamic and self.clean_steps == CLEAN_STEPS_TO_GROW:
+            self.scale, self.clean_steps = min(self.scale * 2, HIGHEST_SCALE), 0
+
     def state_dict(self) -> dict:
-        scale = self.static_scale or self.scaler.get_scale()
-        return {"loss_scaler0": {"loss_scale": scale, "unskipped": self.clean_steps}}
+        return _loss_scale_state(self.scale, self.clean_steps)
 
     def load_state_dict(self, state: dict) -> None:
         if not state:
             return
-        scale, self.clean_steps = (state["loss_scaler0"][key] for key in ("loss_scale", "unskipped"))
-        if self.static_scale is None:
+        self.clean_steps = state["loss_scaler0"]["unskipped"]
+        if self.dynamic:
             self.clean_steps %= CLEAN_STEPS_TO_GROW  # a static scale's count has no end
-            known = {"scale": float(scale), "_growth_tracker": self.clean_steps}
-            self.scaler.load_state_dict(self.scaler.state_dict() | known)
+            self.scale = float(state["loss_scaler0"]["loss_scale"])
+            self.scaler = self.runtime.grad_scaler(self.scale)
 
 
 class _Autocast(_Scaled):
@@ -236,12 +232,19 @@ class _Apex(Precision):
     """Any level, by apex, called as the NPU edition of the recipe did."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, level: str, loss_scale: float):
-        self.amp = importlib.import_module("apex.amp")
+        self.amp, self.loss_scale = importlib.import_module("apex.amp"), loss_scale
+        exact = [parameter.detach().clone() for parameter in model.parameters()]
         settings = {"opt_level": level, "loss_scale": "dynamic" if loss_scale == -1 else loss_scale}
         if "combine_grad" in inspect.signature(self.amp.initialize).parameters:  # Ascend's
             settings["combine_grad"] = True
         super().__init__(*self.amp.initialize(model, optimizer, **settings))
         self.name = f"{level} by apex"
+        # apex makes its masters only now, and of the rounded weights; they must be there when an optimiser's state is
+        # loaded, which is cast to the type of what the optimiser holds
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for parameter, value in zip(self._stepped_on(), exact):
+                parameter.copy_(value)
 
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -253,5 +256,5 @@ class _Apex(Precision):
         return self.amp.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        if state:
+        if state and self.loss_scale == -1:
             self.amp.load_state_dict(state)

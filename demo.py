@@ -152,7 +152,7 @@ def segment_validation(model, args: Namespace, settings: dict, size: tuple[int, 
             image, masks = data.read(img_id)
             gallery.add(img_id, image, probability, [mask > 127 for mask in masks.transpose(2, 0, 1)])
 
-    loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.pin_memory)
+    loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.accelerated)
     engine.evaluate(model, loader, engine.build_criterion(settings["loss"]), runtime, add)
     return gallery
 

@@ -74,7 +74,7 @@ def images_per_second(batch_size: int, step_times: list[float], world_size: int 
 
 def share_batch_norm(model: nn.Module, runtime: Runtime) -> nn.Module:
     """The net with every BatchNorm looking at the batches of all processes; raises InputError on the CPU."""
-    if not runtime.can_sync_batch_norm:
+    if not runtime.accelerated:
         raise InputError("--sync_bn: torch's SyncBatchNorm does not run on the CPU; leave it out")
     return model if runtime.world_size == 1 else nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
@@ -122,9 +122,8 @@ def train_epoch(
         loss = criterion(output, target)
         precision.step(loss)
         iou = iou_score(last_head(output).detach(), target)
-        # equal shares: the mean over the ranks is the batch's
-        own = loss.item(), iou.item(), waited
-        mean_loss, mean_iou, mean_wait = (total / runtime.world_size for total in runtime.sum(*own))
+        # the shares are equal, and so have equal weights
+        mean_loss, mean_iou, mean_wait = (total / runtime.world_size for total in runtime.sum(loss, iou, waited))
         if not math.isfinite(mean_loss):
             raise InputError(f"the loss is {mean_loss} in epoch {epoch + 1}, step {step}; {DIVERGED}")
         batch_size = len(images) * runtime.world_size
@@ -177,7 +176,7 @@ def evaluate(
             output = model(images)
             logits = last_head(output)
             scores = criterion(output, target), iou_score(logits, target), dice_coef(logits, target)
-            own = len(images), *(score.item() * len(images) for score in scores)
+            own = len(images), *(score * len(images) for score in scores)
             on_batch(logits, target, meta["img_id"])
         count, *totals = runtime.sum(*own)
         for meter, total in zip((losses, ious, dices), totals):

@@ -114,7 +114,9 @@ def _extension(text: str) -> str:
 def _add_device(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("device")
     group.add_argument("--device", default="auto", choices=runtime.DEVICES, help="auto: NPU, then CUDA GPU, then CPU")
-    group.add_argument("--device_id", default=0, type=_whole(0), help="its number; ASCEND_DEVICE_ID beats it")
+    group.add_argument(
+        "--device_id", type=_whole(0), help="its number; ASCEND_DEVICE_ID beats it (default: 0, or by the rank)"
+    )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +187,7 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     ranks.add_argument("--port", default=29588, type=_whole(1, 65535), help="port of rank 0")
     ranks.add_argument("--dist_backend", help="collective library (default: by device)")
     ranks.add_argument(
-        "--dist_timeout", default=600, type=_real(0, True), help="seconds to wait for the other processes"
+        "--dist_timeout", default=600, type=_real(0, True, below=1e6), help="seconds to wait for the other processes"
     )
     ranks.add_argument("--sync_bn", action="store_true", help="BatchNorm over the batches of all processes")
     trace = parser.add_argument_group("profile")

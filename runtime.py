@@ -5,6 +5,7 @@ torch is imported inside the functions, so that options.py can show the choices 
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from errors import InputError, stand_back
 
 DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
 BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+# what a collective raises, name or text, when another process has gone or does not answer
+LOST_THE_OTHERS = "^Dist[A-Z]|gloo/|gloo::|hccl|HCCL"
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,49 @@ class Runtime:
         return self.rank == 0
 
     @property
-    def pin_memory(self) -> bool:
-        """Page-locked host memory only helps where there is a device to copy to."""
+    def accelerated(self) -> bool:
+        """True for anything but the CPU."""
         return self.device.type != "cpu"
 
     @property
-    def can_sync_batch_norm(self) -> bool:
-        """torch's SyncBatchNorm refuses the CPU's tensors."""
-        return self.device.type != "cpu"
-
-    def sum(self, *values: float) -> list[float]:
-        """Each value summed over the processes, through one float32 collective: the NPU's library has no float64."""
-        if self.world_size == 1:
-            return list(values)
+    def half(self) -> Any:
+        """The half-precision torch.dtype that the device is good at."""
         import torch
 
-        total = torch.tensor(values, dtype=torch.float32, device=self.device)
-        torch.distributed.all_reduce(total)
+        return torch.float16 if self.accelerated else torch.bfloat16
+
+    def adam(self, parameters: Iterable, **settings: float):
+        """Adam, fused where the device has such a one; settings: `lr` and `weight_decay`."""
+        import torch
+
+        if self.device.type == "npu":
+            import torch_npu
+
+            return torch_npu.optim.NpuFusedAdam(parameters, **settings)
+        fused = True if self.device.type == "cuda" else None  # on the CPU torch is to choose
+        return torch.optim.Adam(parameters, fused=fused, **settings)
+
+    def grad_scaler(self, scale: float):
+        """A GradScaler that begins with `scale`; the NPU's own knows the 910's overflow flag, torch's does not."""
+        if self.device.type == "npu":
+            import torch_npu
+
+            return torch_npu.npu.amp.GradScaler(init_scale=scale)
+        import torch
+
+        return torch.amp.GradScaler(self.device.type, init_scale=scale)
+
+    def sum(self, *values) -> list[float]:
+        """Each number, a float or a tensor of one, summed over the processes.
+
+        One collective and one wait for the device, in float32: the NPU's library has no float64.
+        """
+        import torch
+
+        values = [torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in values]
+        total = torch.stack(values).detach()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
         return total.tolist()
 
     def average_(self, tensors: Iterable) -> None:
@@ -66,6 +95,16 @@ class Runtime:
         torch.distributed.all_reduce(flat)
         for tensor, mean in zip(tensors, (flat / self.world_size).split([tensor.numel() for tensor in tensors])):
             tensor.copy_(mean.view_as(tensor))
+
+    def gather(self, value) -> list:
+        """Every process's `value`, anything that can be pickled, by rank."""
+        if self.world_size == 1:
+            return [value]
+        import torch
+
+        values = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def from_main(self, value):
         """The main process's `value`, anything that can be pickled, for all of them."""
@@ -83,13 +122,14 @@ class Runtime:
     def __exit__(self, kind, error, _) -> None:
         if self.world_size == 1:
             return
-        # meanwhile the library's threads let go of the last tensors: one still at it as Python ends would crash it
+        # gloo's threads have yet to let go of the last collective's tensors, for which they want Python's lock: one
+        # that waits for it when Python ends aborts the process ("terminate called without an active exception")
         time.sleep(0.3)
         if error is None:
             import torch
 
             torch.distributed.destroy_process_group()
-        elif ranks.lost_the_others(error):
+        elif isinstance(error, RuntimeError) and re.search(LOST_THE_OTHERS, f"{type(error).__name__}: {error}"):
             if "RANK" in os.environ:
                 stand_back()
             text = " ".join(str(error).split())[:200]
@@ -101,7 +141,7 @@ class Runtime:
 
 def init(
     device: str = "auto",
-    device_id: int = 0,
+    device_id: int | None = None,
     *,
     rank_id: int = 0,
     num_gpus: int = 1,
@@ -119,34 +159,34 @@ def init(
     """
     import torch
 
-    place = ranks.find_place(rank_id, num_gpus)
+    place = ranks.find_place(rank_id, num_gpus, addr)
     if not place.alone and not several:
         raise InputError("this script runs in one process; start it without torchrun")
     kind, count = _pick(device)
-    device_id = _device_id(device_id, place)
-    if kind != "cpu":
-        if count < place.local_size:
-            raise InputError(f"{place.local_size} processes on this host, but {count} {kind} devices; start fewer")
-        if not 0 <= device_id < count:
-            raise InputError(f"--device_id {device_id}: there are {count} {kind} devices, numbered from 0")
-        if kind == "npu":
-            torch.npu.set_device(device_id)
-        else:
-            torch.cuda.set_device(device_id)
+    if kind != "cpu" and count < place.local_size:
+        raise InputError(f"{place.local_size} processes on this host, but {count} {kind} devices; start fewer")
+    device_id = _device_id(device_id, place, count)
+    if kind != "cpu" and not 0 <= device_id < count:
+        raise InputError(f"--device_id {device_id}: there are {count} {kind} devices, numbered from 0")
+    if kind == "npu":
+        torch.npu.set_device(device_id)
+    elif kind == "cuda":
+        torch.cuda.set_device(device_id)
     if not place.alone:
         if "OMP_NUM_THREADS" not in os.environ:  # else each of them would use every core
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_size))
         ranks.meet(place, dist_backend or BACKENDS[kind], kind, addr, port, dist_timeout)
-    device = torch.device("cpu") if kind == "cpu" else torch.device(kind, device_id)
-    return Runtime(device, device_id, place.rank, place.world_size)
+    chosen = torch.device("cpu") if kind == "cpu" else torch.device(kind, device_id)
+    return Runtime(chosen, device_id, place.rank, place.world_size)
 
 
-def _device_id(device_id: int, place: ranks.Place) -> int:
-    """The number of this process's device; of several under torchrun, each takes the one of its local rank."""
+def _device_id(device_id: int | None, place: ranks.Place, count: int) -> int:
+    """The number of this process's device; of several, each takes by default the one of its rank on its host."""
     if place.torchrun and not place.alone:
         return place.local_rank
     try:
-        return int(os.environ.get("ASCEND_DEVICE_ID") or device_id or place.local_rank)
+        given = os.environ.get("ASCEND_DEVICE_ID") or device_id
+        return place.local_rank % count if given is None else int(given)
     except ValueError:
         raise InputError(
             f"ASCEND_DEVICE_ID={os.environ['ASCEND_DEVICE_ID']}: not a device's number; unset it"
@@ -176,12 +216,15 @@ def _has_npu(required: bool) -> bool:
         if torch.npu.is_available():
             return True
         reason = "torch_npu finds no NPU; check `npu-smi info`"
-    except ModuleNotFoundError:
-        reason = "torch_npu is not installed; see requirements-npu.txt"
     except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch_npu":
+            if required:
+                raise InputError("--device npu: torch_npu is not installed; see requirements-npu.txt") from None
+            return False
         reason = f"torch_npu is installed but cannot be used ({error}); source CANN's set_env.sh or uninstall torch_npu"
     if required:
         raise InputError(f"--device npu: {reason}")
+    print(f"warning: going on without the NPU: {reason}")
     return False
 
 
@@ -224,8 +267,8 @@ def configure(
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = hf32
         if bin_mode:
             print("--bin_mode has no effect on CUDA GPUs")
-    elif hf32 or fp32 or bin_mode:
-        print("--hf32, --fp32 and --bin_mode have no effect on the CPU")
+    elif hf32 or fp32 or bin_mode or precision_mode == "must_keep_origin_dtype":
+        print("--hf32, --fp32, --bin_mode and --precision_mode must_keep_origin_dtype have no effect on the CPU")
 
 
 @contextlib.contextmanager
@@ -248,10 +291,11 @@ def profiler(runtime: Runtime, wanted: str, start: int, stop: int, folder: Path)
     warmup = min(1, start)  # the step before the first traced one, where there is one
     schedule = tool.schedule(wait=start - warmup, warmup=warmup, active=stop - start, repeat=1)
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = set(folder.rglob("*"))
     handler = tool.tensorboard_trace_handler(str(folder))
     with tool.profile(activities=activities, schedule=schedule, on_trace_ready=handler) as profile:
         yield profile.step
-    if any(folder.iterdir()):
+    if set(folder.rglob("*")) - earlier:
         print(f"trace: {folder}")
     else:
         print(f"--profiling: no trace, since the run ended before step {start}; lower --start_step")

@@ -14,6 +14,7 @@ import contextlib
 import math
 import shutil
 import warnings
+import zlib
 from argparse import Namespace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ SCHEDULERS = {
     ),
     "ConstantLR": lambda optimizer, args: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
 }
+EACH_RANKS_OWN = ("rank_id", "device_id", "addr", "data_path", "resume")
 PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
@@ -65,7 +67,8 @@ def main(args: Namespace) -> None:
         dist_timeout=args.dist_timeout,
         several=True,
     )
-    with joined as runtime, ranks.own_output(runtime.rank, folder / f"rank{runtime.rank}.log"):
+    output = folder / f"{'eval_' if args.evaluate else ''}rank{joined.rank}.log"
+    with joined as runtime, ranks.own_output(runtime.rank, output, append=bool(args.resume)):
         run(args, runtime, folder)
 
 
@@ -74,6 +77,7 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     rt.configure(runtime, hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode, precision_mode=args.precision_mode)
     utils.seed_everything(args.seed)
     train_loader, val_loader = build_loaders(args, runtime)
+    see_that_all_agree(args, runtime, val_loader.dataset.ids)
     criterion = engine.build_criterion(args.loss)
     if args.evaluate:
         model, checkpoint = engine.load_model(args.resume, runtime)
@@ -144,8 +148,18 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
 def build_loaders(args: Namespace, runtime: rt.Runtime):
     """Check the data, split it and return the loaders for training (None to evaluate only) and validation."""
     train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args))
-    loading = args.batch_size, args.num_workers, runtime.pin_memory, runtime.rank, runtime.world_size
+    loading = args.batch_size, args.num_workers, runtime.accelerated, runtime.rank, runtime.world_size
     return None if args.evaluate else dataset.train_loader(train, *loading), dataset.val_loader(val, *loading)
+
+
+def see_that_all_agree(args: Namespace, runtime: rt.Runtime, val_ids: list[str]) -> None:
+    """Raise InputError where the processes, which may be on several hosts, have other flags or other images."""
+    own = {flag: value for flag, value in vars(args).items() if flag not in EACH_RANKS_OWN}
+    everyones = runtime.gather(own | {"the validation images": zlib.crc32("\n".join(val_ids).encode())})
+    for rank, others in enumerate(everyones):
+        differing = [what for what, value in everyones[0].items() if others[what] != value]
+        if differing:
+            raise InputError(f"rank {rank} and rank 0 differ in {', '.join(differing)}; start all ranks alike")
 
 
 def step_scheduler(scheduler: optim.lr_scheduler.LRScheduler, val_loss: float) -> None:

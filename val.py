@@ -73,7 +73,7 @@ def main(args: Namespace) -> None:
     _, data = dataset.open_dataset(data_path, model.num_classes, settings)
     print(f"data: {data_path}, {len(data)} images to validate")
     batch_size = args.batch_size or settings["batch_size"]
-    loader = dataset.val_loader(data, batch_size, args.num_workers, runtime.pin_memory)
+    loader = dataset.val_loader(data, batch_size, args.num_workers, runtime.accelerated)
     criterion = engine.build_criterion(settings["loss"])
     folder = utils.run_folder(args.name, args.output)
     scores = Scores(folder)

@@ -196,6 +196,10 @@ prepare() {
     result_file=$output/$case_name.log
     loss_file=$output/train_${case_name}_loss.txt
     mkdir -p -- "$output" || die "Cannot make the folder \"$output\"."
+    # a launcher that is at work there holds a lock on the folder, and so do its training processes
+    exec {lock}<"$output"
+    ! command -v flock >/dev/null || flock -n "$lock" ||
+        die "Another launcher is at work in \"$output\": wait for it, or on one device give another --device_id."
     rm -f -- "$log" "$result_file" "$loss_file" # only these: other cases' results stay
 }
 

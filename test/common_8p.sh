@@ -9,6 +9,7 @@ rank_size=8
 batch_size=128
 num_workers=8
 device_id_usage='of no use here: each process takes a device of its own, and output/0 has the results'
+rank_log_prefix=
 grace=15 # seconds that the ranks have for their last words once torchrun has told them to end
 
 unset ASCEND_DEVICE_ID # it would give all ranks one device
@@ -114,7 +115,7 @@ show_failure() {
     read -r rank code < <(first_dead) || return 0
     how="it ended with exit code $code"
     [[ $code != -* ]] || how="killed by signal ${code#-} (SIG$(kill -l "${code#-}"))"
-    rank_log=models/$run_name/rank$rank.log # in the root, where the run was; it may be an earlier run's
+    rank_log=models/$run_name/${rank_log_prefix}rank$rank.log # in the root, where the run was; it may be an earlier run's
     if [[ $rank != 0 && -s $rank_log ]] && (($(stat -c %Y -- "$rank_log") >= started)); then
         say "[Error] Rank $rank died first: $how. The last lines of its log, $rank_log:"
         tail -n 20 -- "$rank_log"

@@ -8,6 +8,8 @@ summary='Evaluation of a trained model on several devices; flags that are about 
 network=UNet_for_PyTorch
 kind='eval'
 log_kind='eval'
+# shellcheck disable=SC2034  # run_ranks' failures are shown with it
+rank_log_prefix=eval_
 num_workers=16
 resume=
 

@@ -169,6 +169,13 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_happened(level, loss_sca
     assert train(again, data[3:]) == losses and equal(everything(precision), everything(again))
 
 
+def test_a_dynamic_scale_has_a_highest(monkeypatch):
+    monkeypatch.setattr(amp, "CLEAN_STEPS_TO_GROW", 1)
+    precision = prepared("O2", small_net(), -1.0)
+    train(precision, batches(1) * 10)
+    assert precision.state_dict()["loss_scaler0"] == {"loss_scale": 2.0**24, "unskipped": 0}
+
+
 def test_o3_is_half_throughout():
     precision = prepared("O3", small_net())
     train(precision, batches(2))

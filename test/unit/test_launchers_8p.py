@@ -403,6 +403,11 @@ def test_signals_reach_all_ranks(tmp_path: Path):
             while len(list(repo.root.glob("rank? is ready"))) < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(0.2)
+            second = repo.launch_ranks("--num_gpus=2", launcher="train_performance_8p")
+            assert second.returncode == 1 and second.stderr == (
+                f'[Error] Another launcher is at work in "{repo.output()}": wait for it, or on one device give another '
+                "--device_id.\n"
+            )
             process.send_signal(number)
         for number, repo, process in runs:
             _, errors = process.communicate(timeout=30)

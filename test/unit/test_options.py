@@ -57,7 +57,7 @@ VALUES = [
     ("--dist_backend", None, "hccl", "hccl"),
     ("--num_workers", 4, "0", 0),
     ("--device", "auto", "npu", "npu"),
-    ("--device_id", 0, "3", 3),
+    ("--device_id", None, "3", 3),
     ("--resume", None, "a-b/c.pth.tar", "a-b/c.pth.tar"),
     ("--start_step", 0, "20", 20),
     ("--stop_step", 20, "30", 30),

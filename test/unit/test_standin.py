@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import needs_compiler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,9 +27,7 @@ HERE = Path(__file__).resolve().parent
 NPU, APEX, OTHER_APEX = (HERE / name for name in ("standin_npu", "standin_apex", "standin_pypi_apex"))
 ROOT = HERE.parents[1]
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which(os.environ.get("CXX", "c++")), reason="the stand-in for torch_npu needs a C++ compiler"
-)
+pytestmark = needs_compiler
 
 
 def start(*checks: Callable[[], None], folders: tuple[Path, ...] = (NPU,), processes: int = 1, **environment) -> None:
