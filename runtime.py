@@ -50,16 +50,16 @@ class Runtime:
 
         return torch.float16 if self.accelerated else torch.bfloat16
 
-    def adam(self, parameters: Iterable, **settings: float):
-        """Adam, fused where the device has such a one; settings: `lr` and `weight_decay`."""
+    def adam(self, parameters: Iterable, lr: float, weight_decay: float):
+        """Adam, fused where the device has such a one."""
         import torch
 
         if self.device.type == "npu":
             import torch_npu
 
-            return torch_npu.optim.NpuFusedAdam(parameters, **settings)
+            return torch_npu.optim.NpuFusedAdam(parameters, lr=lr, weight_decay=weight_decay)
         fused = True if self.device.type == "cuda" else None  # on the CPU torch is to choose
-        return torch.optim.Adam(parameters, fused=fused, **settings)
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
 
     def grad_scaler(self, scale: float):
         """A GradScaler that begins with `scale`; the NPU's own knows the 910's overflow flag, torch's does not."""
