@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archs
+import checkpoints
 from amp import Precision
 from errors import InputError
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
 from runtime import Runtime
-from utils import AverageMeter, load_checkpoint, progress_line
+from utils import AverageMeter, progress_line
 
 DIVERGED = "training stops, the last checkpoint stays. Try a lower --lr, and look at the images and masks"
 # compiling and filling of queues, left out of an epoch's speed: with one process, with several
@@ -29,7 +30,7 @@ def load_model(path: Path, runtime: Runtime, any_channels: bool = False) -> tupl
     Architecture, heads, classes and channels are read off the weights. Raises InputError where they are not a net's,
     or, unless `any_channels`, where it does not take the three channels that images are read with.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = checkpoints.load(path)
     try:
         model = archs.from_state_dict(checkpoint["state_dict"])
     except ValueError as error:

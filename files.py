@@ -1,7 +1,7 @@
 """Files on the disk: images in, images out, and nothing ever half written. No torch in here: preparing needs none."""
 
+import itertools
 import os
-import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 from errors import InputError
 
 cv2.setNumThreads(0)  # images are many and small, and a forked worker hangs on the parent's thread pool
+
+_numbers = itertools.count()  # of the files that this process has begun to write
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -25,7 +27,7 @@ def replacing(path: Path):
     if not path.name or path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file")
     # the extension stays last, since matplotlib chooses the format by it
-    partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
+    partial = path.with_name(f".{os.getpid()}-{next(_numbers)}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -23,6 +23,7 @@ from torch import nn, optim
 
 import amp
 import archs
+import checkpoints
 import dataset
 import engine
 import files
@@ -172,7 +173,7 @@ def step_scheduler(scheduler: optim.lr_scheduler.LRScheduler, val_loss: float) -
 
 def load_pretrained(model: nn.Module, path: str) -> None:
     """Start from a file's weights; heads for another number of classes keep their fresh ones, which is said."""
-    weights, own = utils.load_checkpoint(path)["state_dict"], model.state_dict()
+    weights, own = checkpoints.load(path)["state_dict"], model.state_dict()
     differing = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
     body = [k for k in differing if not k.startswith("final")]
     if body:
@@ -183,7 +184,7 @@ def load_pretrained(model: nn.Module, path: str) -> None:
 
 def load_weights(args: Namespace, model: nn.Module) -> dict:
     """Load the weights of `--resume` into the model, fp32 as yet; returns the checkpoint."""
-    checkpoint = utils.load_checkpoint(args.resume)
+    checkpoint = checkpoints.load(args.resume)
     with telling_misfits(args.resume):
         for flag, found in archs.describe(checkpoint["state_dict"]).items():
             if found != vars(args)[flag]:
@@ -292,8 +293,8 @@ def save(progress: dict, args: Namespace, precision: amp.Precision, scheduler, f
     if loss_scale := precision.state_dict():
         state["amp"] = loss_scale
     if is_best:
-        utils.save_checkpoint(state, folder / "model_best.pth.tar")
-    utils.save_checkpoint(state, folder / "checkpoint.pth.tar")
+        checkpoints.save(state, folder / "model_best.pth.tar")
+    checkpoints.save(state, folder / "checkpoint.pth.tar")
 
 
 if __name__ == "__main__":

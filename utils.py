@@ -1,4 +1,4 @@
-"""Small things every script needs: meters and log lines, seeds, run folders, checkpoints, safe writing."""
+"""Small things every script needs: meters and log lines, seeds, run folders and the settings they hold."""
 
 import random
 import re
@@ -70,71 +70,6 @@ def load_config(folder: Path) -> dict:
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no `flag: value` lines; mend or remove it")
     return config
-
-
-def _on_cpu(value):
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(own) for key, own in value.items()}
-    return [_on_cpu(own) for own in value] if isinstance(value, list) else value
-
-
-def save_checkpoint(state: dict, path: Path) -> None:
-    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one.
-
-    Its tensors go to the CPU first, so that a host without the device they were on can read them.
-    """
-    state = _on_cpu(state)
-    with replacing(path) as partial:
-        try:
-            torch.save(state, partial)
-        except RuntimeError as error:  # torch's zip writer has no other word for a full disk
-            raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())[:120]})") from error
-
-
-def _numpy_scalar_types() -> list:
-    """What old checkpoints need besides tensors: `best_iou` was a NumPy scalar, pickled under old or new names."""
-    scalar = np.float64(0).__reduce__()[0]
-    types = [np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool"))]
-    return types + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-
-
-def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint of this or an older edition onto the CPU.
-
-    Returns a dict with at least `state_dict` (no `module.` prefixes), `epoch` (finished epochs, 0 if unknown) and
-    `best_iou` (float, or None if unknown); whatever else the file holds is passed on. A bare state_dict is wrapped.
-    Raises InputError where the file is missing or is not a checkpoint.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train first, or give another path")
-    try:
-        with torch.serialization.safe_globals(_numpy_scalar_types()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises many types, and advises to trust the file
-        raise InputError(
-            f"{path}: not a readable checkpoint: damaged, or it holds more than weights and numbers"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
-    if "state_dict" not in checkpoint:
-        checkpoint = {"state_dict": checkpoint}
-    weights, epoch, best_iou = checkpoint["state_dict"], checkpoint.get("epoch", 0), checkpoint.get("best_iou")
-    whole = isinstance(weights, dict) and weights and isinstance(epoch, (int, np.integer))
-    if not whole or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
-        raise InputError(f"{path}: holds no weights; give a checkpoint that train.py wrote")
-    if not isinstance(best_iou, (int, float, np.number, type(None))):
-        raise InputError(f"{path}: its best_iou is {best_iou!r}, not a number; give a checkpoint that train.py wrote")
-    return {
-        **checkpoint,
-        "state_dict": {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in weights.items()},
-        "epoch": int(epoch),
-        "best_iou": None if best_iou is None else float(best_iou),
-    }
 
 
 def find_model(name: str) -> Path:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import ROOT, TINY, clone, torchrun, weights_of, write_dataset
 
+import checkpoints
 import dataset
 import options
 import ranks
 import train
-import utils
 from errors import InputError
 
 STEPS = Path(__file__).with_name("steps_of_ranks.py")
@@ -158,7 +158,7 @@ def test_training_in_two_processes(discs, capsys):
     more = (*flags, "--name", "run", "--epochs", "3", "--resume", "models/run/checkpoint.pth.tar")
     train.main(options.parse_train([*more]))
     assert "resuming models/run/checkpoint.pth.tar after 2 epochs" in capsys.readouterr().out
-    assert utils.load_checkpoint(folder / "checkpoint.pth.tar")["epoch"] == 3
+    assert checkpoints.load(folder / "checkpoint.pth.tar")["epoch"] == 3
 
 
 def free_port() -> str:
@@ -287,5 +287,5 @@ def test_a_signal_ends_all_ranks_and_leaves_a_loadable_checkpoint(launched, numb
     own.process.send_signal(number)
     output, _ = own.process.communicate(timeout=60)
     assert own.process.returncode != 0 and own.ranks() == {}, output
-    assert utils.load_checkpoint(checkpoint)["epoch"] >= 1
+    assert checkpoints.load(checkpoint)["epoch"] >= 1
     assert "Traceback" not in output + (checkpoint.parent / "rank1.log").read_text()

@@ -25,13 +25,26 @@ ALLOWED = {
     "rawset": {"errors", "files"},
     "dataset": {"checks", "errors", "files"},
     "utils": {"errors", "files"},
+    "checkpoints": {"errors", "files"},
     "pictures": {"files"},
     "options": {"runtime"},
     "amp": {"runtime"},
-    "engine": {"amp", "archs", "errors", "losses", "metrics", "runtime", "utils"},
+    "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "utils"},
 }
 KNOW_DEVICES = {"runtime"}
-LEAVES = {"archs", "losses", "metrics", "checks", "dataset", "files", "utils", "runtime", "ranks", "startup"}
+LEAVES = {
+    "archs",
+    "checkpoints",
+    "losses",
+    "metrics",
+    "checks",
+    "dataset",
+    "files",
+    "utils",
+    "runtime",
+    "ranks",
+    "startup",
+}
 
 every_module = pytest.mark.parametrize("module", SOURCES)
 
