@@ -14,10 +14,13 @@ FEW = 20  # marked pixels; soft edges may outweigh the inside of a nucleus or tw
 MAX_LISTED = 20  # problems named one by one; the rest are counted
 
 
-def check_dataset(data_path: Path, img_ext: str = ".png", mask_ext: str = ".png", num_classes: int = 1) -> list[str]:
+def check_dataset(
+    data_path: Path, img_ext: str = ".png", mask_ext: str = ".png", num_classes: int = 1, skip_bad: bool = False
+) -> list[str]:
     """Return the ids of a prepared data set, or raise one InputError that lists everything wrong with it.
 
-    Every file is decoded once: a missing or unreadable one would otherwise surface epochs later.
+    Every file is decoded once: a missing or unreadable one would otherwise surface epochs later. With `skip_bad` an
+    image that cannot be used, or whose masks cannot, is only told of; its id stays, and so does the split.
     """
     images, masks = data_path / "images", data_path / "masks"
     if not data_path.is_dir():
@@ -50,7 +53,11 @@ def check_dataset(data_path: Path, img_ext: str = ".png", mask_ext: str = ".png"
 
     with ThreadPoolExecutor() as pool:  # OpenCV decodes outside the interpreter's lock
         reports = list(pool.map(report, ids))
-    problems += [problem for report in reports for problem in report.problems]
+    unusable = [problem for report in reports for problem in report.problems]
+    if not skip_bad or all(report.problems for report in reports):
+        problems += unusable
+    elif unusable:
+        print(f"warning: {_listed(data_path, unusable)}\nthese are skipped, as --skip_bad asks", flush=True)
     # a mask is mostly exactly 0 and 255, a photograph is not
     binary = np.array([shares for report in reports for shares in report.binary_shares]).reshape(-1, 2)
     if len(binary) and np.median(binary[:, 0]) > 0.6 and np.median(binary[:, 1]) < 0.4:

@@ -7,8 +7,11 @@ import math
 import os
 import signal
 import sys
+import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -18,7 +21,7 @@ import albumentations as A
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from checks import check_dataset
 from errors import InputError
@@ -83,6 +86,9 @@ class NucleiDataset(Dataset):
 
     An item is asked for by (epoch, index), or by index alone for epoch 0: the augmentation is drawn from
     (seed, epoch, index), so that it does not depend on which worker, process or run draws it.
+
+    A file that cannot be read raises InputError. With `skip_bad` the reason is in the item's "unreadable" instead, and
+    image and mask are None, or with `replace_bad` those of the next image that can be read.
     """
 
     def __init__(
@@ -94,7 +100,10 @@ class NucleiDataset(Dataset):
         mask_ext: str = ".png",
         num_classes: int = 1,
         seed: int = 0,
+        skip_bad: bool = False,
+        replace_bad: bool = False,
     ):
+        self.skip_bad, self.replace_bad = skip_bad, replace_bad
         self.images, self.masks = data_path / "images", data_path / "masks"
         self.ids, self.transform, self.seed = ids, transform, seed
         self.img_ext, self.mask_ext, self.num_classes = img_ext, mask_ext, num_classes
@@ -106,11 +115,29 @@ class NucleiDataset(Dataset):
         """An image, uint8 BGR (H, W, 3), and its masks, uint8 (H, W, num_classes), as they lie on the disk."""
         image = read_image(self.images / f"{img_id}{self.img_ext}")
         paths = [self.masks / str(k) / f"{img_id}{self.mask_ext}" for k in range(self.num_classes)]
-        return image, np.dstack([read_mask(path) for path in paths])
+        masks = [read_mask(path) for path in paths]
+        for path, mask in zip(paths, masks):
+            if mask.shape != image.shape[:2]:
+                raise InputError(
+                    f"{path}: {mask.shape[1]}×{mask.shape[0]}, its image {image.shape[1]}×{image.shape[0]}"
+                )
+        return image, np.dstack(masks)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor | None, torch.Tensor | None, dict]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        img_id = self.ids[index]
+        try:
+            return self._sample(epoch, index, self.ids[index])
+        except InputError as error:
+            if not self.skip_bad:
+                raise
+            reason = str(error)
+        for neighbour in [*self.ids[index + 1 :], *self.ids[:index]] if self.replace_bad else ():
+            with suppress(InputError):
+                image, mask, meta = self._sample(epoch, index, neighbour)
+                return image, mask, meta | {"unreadable": reason}
+        return None, None, {"img_id": self.ids[index], "unreadable": reason}
+
+    def _sample(self, epoch: int, index: int, img_id: str) -> tuple[torch.Tensor, torch.Tensor, dict]:
         image, mask = self.read(img_id)
         # one generator shared by all transforms: seeding each with the same number would tie their draws together
         draws = np.random.default_rng((self.seed, epoch, index))
@@ -124,16 +151,25 @@ class NucleiDataset(Dataset):
 def open_dataset(data_path: Path, num_classes: int, settings: Mapping) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
 
-    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed` count.
+    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed` count, and `skip_bad`,
+    with which files that cannot be read are replaced in training and left out in validation.
     Raises InputError with everything that is wrong with the files.
     """
+    skip_bad = settings.get("skip_bad", False) is True
     files = {"img_ext": settings["img_ext"], "mask_ext": settings["mask_ext"], "num_classes": num_classes}
     size, seed = (settings["input_h"], settings["input_w"]), settings["seed"]
-    train_ids, val_ids = split_ids(check_dataset(data_path, **files))
+    train_ids, val_ids = split_ids(check_dataset(data_path, **files, skip_bad=skip_bad))
+    skipping = {"seed": seed, "skip_bad": skip_bad}
     return (
-        NucleiDataset(data_path, train_ids, train_transform(*size), **files, seed=seed),
-        NucleiDataset(data_path, val_ids, val_transform(*size), **files, seed=seed),
+        NucleiDataset(data_path, train_ids, train_transform(*size), **files, **skipping, replace_bad=True),
+        NucleiDataset(data_path, val_ids, val_transform(*size), **files, **skipping),
     )
+
+
+def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:
+    """What tells a run's data from other data: the numbers of its images, and a checksum of their names."""
+    names = zlib.crc32("\n".join([*train.ids, "", *val.ids]).encode(errors="surrogateescape"))
+    return {"train_images": len(train), "val_images": len(val), "images": names}
 
 
 class EpochBatches(Sampler):
@@ -144,20 +180,21 @@ class EpochBatches(Sampler):
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
-        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
+        self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, seed, 0, 0
         share = share_of(batch_size, world_size)
         self.own = slice(rank * share, (rank + 1) * share)
 
-    def set_epoch(self, epoch: int) -> None:
-        """To be called before each epoch's iteration; epochs count from 0."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """To be called before each epoch's iteration; epochs count from 0. Its first `start` batches are left out."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return self.size // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        for batch in order[: len(self) * self.batch_size].reshape(len(self), self.batch_size):
+        batches = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+        for batch in batches[self.start :]:
             yield [(self.epoch, int(index)) for index in batch[self.own]]
 
 
@@ -178,9 +215,19 @@ warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
 
 def _start_worker(_: int) -> None:
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)  # the parent's handlers are for the parent
+    # launchers and schedulers signal all of a run's processes; it is for the parent to finish its step, with batches
+    # from its workers, and then to end them
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_at_parents_word, args=(os.getppid(),), daemon=True).start()
     sys.excepthook = _unless_the_parent_left
+
+
+def _end_at_parents_word(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _unless_the_parent_left(kind: type, error: BaseException, trace) -> None:
@@ -221,6 +268,13 @@ def val_loader(
     return _loader(dataset, batches[rank::world_size], num_workers, pin_memory, world_size)
 
 
+def _collate(samples: list[tuple]) -> tuple:
+    readable = [sample for sample in samples if sample[0] is not None]
+    images, masks = default_collate([sample[:2] for sample in readable]) if readable else (None, None)
+    meta = {"img_id": [own["img_id"] for _, _, own in readable]}
+    return images, masks, meta | {"unreadable": [own["unreadable"] for *_, own in samples if "unreadable" in own]}
+
+
 def _loader(dataset, batches, num_workers: int, pin_memory: bool, world_size: int) -> DataLoader:
     own_workers = math.ceil(num_workers / world_size)
     return DataLoader(
@@ -230,4 +284,6 @@ def _loader(dataset, batches, num_workers: int, pin_memory: bool, world_size: in
         pin_memory=pin_memory,
         persistent_workers=own_workers > 0,
         worker_init_fn=_start_worker,
+        collate_fn=_collate,
+        generator=torch.Generator(),  # else it draws from torch's own, more often where workers start anew
     )

@@ -161,7 +161,7 @@ def main(args: Namespace) -> None:
     """Load the model, segment, and say where the pictures are."""
     runtime = rt.init(args.device, args.device_id)
     path = Path(args.resume) if args.resume else utils.find_model(args.name)
-    model, checkpoint = engine.load_model(path, runtime)
+    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint)
     model = engine.Padded(model)
     settings = utils.settings_of(checkpoint, path)
     size = args.input_h or settings["input_h"], args.input_w or settings["input_w"]

@@ -17,6 +17,7 @@ from errors import InputError
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
 from runtime import Runtime
+from stopping import Interrupted
 from utils import AverageMeter, progress_line
 
 DIVERGED = "training stops, the last checkpoint stays. Try a lower --lr, and look at the images and masks"
@@ -24,13 +25,14 @@ DIVERGED = "training stops, the last checkpoint stays. Try a lower --lr, and loo
 WARM_UP_STEPS = (9, 3)
 
 
-def load_model(path: Path, runtime: Runtime, any_channels: bool = False) -> tuple[nn.Module, dict]:
+def load_model(path: Path, runtime: Runtime, any_channels: bool = False, trust: bool = False) -> tuple[nn.Module, dict]:
     """The net that a checkpoint holds, ready for evaluation on the runtime's device, and the checkpoint.
 
     Architecture, heads, classes and channels are read off the weights. Raises InputError where they are not a net's,
-    or, unless `any_channels`, where it does not take the three channels that images are read with.
+    or, unless `any_channels`, where it does not take the three channels that images are read with. `trust`: see
+    checkpoints.load.
     """
-    checkpoint = checkpoints.load(path)
+    checkpoint = checkpoints.load(path, trust)
     try:
         model = archs.from_state_dict(checkpoint["state_dict"])
     except ValueError as error:
@@ -93,6 +95,36 @@ def distribute(model: nn.Module, runtime: Runtime) -> nn.Module:
         )
 
 
+class EpochSoFar:
+    """What there is to tell of an epoch's training steps; saved with the weights, it lets the epoch go on there."""
+
+    def __init__(self):
+        self.step = 0  # done
+        self.seconds: list[float] = []  # of each
+        self.batch_size = 0  # over all processes
+        self.skipped = 0  # steps, since their gradients overflowed
+        self.unreadable = 0  # images, others taken in their place
+        self.meters = {
+            "Time": AverageMeter("Time", "6.3f"),
+            "Data": AverageMeter("Data", "6.3f"),
+            "Loss": AverageMeter("Loss", "6.8f"),
+            "Iou": AverageMeter("Iou", "6.4f"),
+        }
+
+    def state_dict(self) -> dict:
+        """Numbers and lists alone."""
+        meters = {name: [meter.val, meter.sum, meter.count] for name, meter in self.meters.items()}
+        return vars(self) | {"seconds": list(self.seconds), "meters": meters}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a state_dict; raises KeyError, TypeError or ValueError where it is none."""
+        for key in ("step", "batch_size", "skipped", "unreadable"):
+            setattr(self, key, int(state[key]))
+        self.seconds = [float(seconds) for seconds in state["seconds"]]
+        for name, meter in self.meters.items():
+            meter.val, meter.sum, meter.count = map(float, state["meters"][name])
+
+
 def train_epoch(
     model: nn.Module,
     loader: Iterable,
@@ -100,22 +132,23 @@ def train_epoch(
     precision: Precision,
     runtime: Runtime,
     epoch: int,
+    so_far: EpochSoFar | None = None,
     after_step: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train for one epoch (`epoch` counts from 0) and print a line for each step; returns loss, iou and fps.
 
     model: what `distribute` made of precision.model. All numbers are the whole run's, over its processes.
-    Raises InputError naming the epoch and step where the loss is not finite.
+    so_far: the epoch's steps that are done, which the loader leaves out, kept up to date as the others follow.
+    Raises InputError naming the epoch and step where the loss is not finite, and Interrupted, in all processes after
+    the same step, once `stop` answers in one of them that the run is to stop.
     """
     model.train()
-    meters = step_time, data_time, losses, ious = (
-        AverageMeter("Time", "6.3f"),
-        AverageMeter("Data", "6.3f"),
-        AverageMeter("Loss", "6.8f"),
-        AverageMeter("Iou", "6.4f"),
-    )
-    steps, step_times, skipped, start = len(loader), [], precision.skipped, time.perf_counter()
-    for step, (images, target, _) in enumerate(loader, 1):
+    so_far = so_far or EpochSoFar()
+    step_time, data_time, losses, ious = so_far.meters.values()
+    precision.skipped = so_far.skipped
+    steps, start = len(loader), time.perf_counter()
+    for step, (images, target, meta) in enumerate(loader, so_far.step + 1):
         waited = time.perf_counter() - start
         images = images.to(runtime.device, non_blocking=True)
         target = target.to(runtime.device, non_blocking=True)
@@ -123,26 +156,44 @@ def train_epoch(
         loss = criterion(output, target)
         precision.step(loss)
         iou = iou_score(last_head(output).detach(), target)
+        sums = runtime.sum(loss, iou, waited, tell_unreadable(meta), stop())
         # the shares are equal, and so have equal weights
-        mean_loss, mean_iou, mean_wait = (total / runtime.world_size for total in runtime.sum(loss, iou, waited))
+        mean_loss, mean_iou, mean_wait = (total / runtime.world_size for total in sums[:3])
         if not math.isfinite(mean_loss):
             raise InputError(f"the loss is {mean_loss} in epoch {epoch + 1}, step {step}; {DIVERGED}")
-        batch_size = len(images) * runtime.world_size
-        losses.update(mean_loss, batch_size)
-        ious.update(mean_iou, batch_size)
+        so_far.batch_size = len(images) * runtime.world_size
+        so_far.skipped = precision.skipped
+        so_far.unreadable += int(sums[3])
+        losses.update(mean_loss, so_far.batch_size)
+        ious.update(mean_iou, so_far.batch_size)
         data_time.update(mean_wait)
-        after_step()
-        step_times.append(time.perf_counter() - start)
-        step_time.update(step_times[-1])
+        so_far.seconds.append(time.perf_counter() - start)
+        step_time.update(so_far.seconds[-1])
+        so_far.step = step
         start = time.perf_counter()
-        print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, meters), flush=True)
-    # what normalises from here on, and goes into the checkpoint, has seen the images of every rank
-    runtime.average_(buffer for buffer in precision.model.buffers() if buffer.is_floating_point())
-    fps = images_per_second(batch_size, step_times, runtime.world_size)
+        print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, so_far.meters.values()), flush=True)
+        if step == steps:
+            # what normalises from here on, and goes into the checkpoint, has seen the images of every rank
+            runtime.average_(buffer for buffer in precision.model.buffers() if buffer.is_floating_point())
+        saving = time.perf_counter()
+        after_step()
+        start += time.perf_counter() - saving  # no step's time
+        if sums[4]:
+            raise Interrupted
+    fps = images_per_second(so_far.batch_size, so_far.seconds, runtime.world_size)
     print(f"[npu id: {runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
-    if precision.skipped > skipped:
-        print(f"{precision.skipped - skipped} of {steps} steps were skipped: their gradients overflowed", flush=True)
+    if so_far.skipped:
+        print(f"{so_far.skipped} of {steps} steps were skipped: their gradients overflowed", flush=True)
+    if so_far.unreadable:
+        print(f"{so_far.unreadable} unreadable images were replaced by others in this epoch", flush=True)
     return {"loss": losses.avg, "iou": ious.avg, "fps": fps}
+
+
+def tell_unreadable(meta: dict[str, list]) -> int:
+    """Print why images of a batch could not be read, if any; returns how many."""
+    for reason in meta.get("unreadable", ()):
+        print(f"warning: skipped: {reason}", flush=True)
+    return len(meta.get("unreadable", ()))
 
 
 @torch.inference_mode()
@@ -152,12 +203,15 @@ def evaluate(
     criterion: nn.Module,
     runtime: Runtime,
     on_batch: Callable[[Tensor, Tensor, list[str]], None] = lambda logits, target, ids: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """One pass over a validation loader with a line for each batch; returns loss, iou and dice.
 
     Each is the mean over batches weighted by batch size ("batch IoU"), as in the published tables. With several
     processes a line stands for one batch of each, and the numbers are over all of them. `on_batch` gets the logits and
     targets, both (N, num_classes, H, W), and the ids of each of this process's batches.
+    Raises Interrupted, in all processes after the same batch, once `stop` answers in one of them that the run is to
+    stop, and InputError where no image could be read.
     """
     model.eval()
     meters = batch_time, losses, ious = (
@@ -166,12 +220,12 @@ def evaluate(
         AverageMeter("Iou", "6.4f"),
     )
     dices = AverageMeter("Dice", "6.4f")
-    batches, start = iter(loader), time.perf_counter()
+    batches, unreadable, start = iter(loader), 0, time.perf_counter()
     steps = math.ceil(runtime.sum(len(loader))[0] / runtime.world_size)  # the last one may have no batch for some ranks
     for step in range(1, steps + 1):
+        images, target, meta = next(batches, (None, None, {}))
         own = (0.0,) * 4
-        if (batch := next(batches, None)) is not None:
-            images, target, meta = batch
+        if images is not None:
             images = images.to(runtime.device, non_blocking=True)
             target = target.to(runtime.device, non_blocking=True)
             output = model(images)
@@ -179,12 +233,20 @@ def evaluate(
             scores = criterion(output, target), iou_score(logits, target), dice_coef(logits, target)
             own = len(images), *(score * len(images) for score in scores)
             on_batch(logits, target, meta["img_id"])
-        count, *totals = runtime.sum(*own)
+        count, *totals, missed, stopping = runtime.sum(*own, tell_unreadable(meta), stop())
+        unreadable += int(missed)
         for meter, total in zip((losses, ious, dices), totals):
-            meter.update(total / count, count)
+            if count:
+                meter.update(total / count, count)
         batch_time.update(time.perf_counter() - start)
         start = time.perf_counter()
         print(progress_line("Test: ", step, steps, meters), flush=True)
+        if stopping:
+            raise Interrupted
+    if not losses.count:
+        raise InputError("no image to validate with could be read; they are named above")
+    if unreadable:
+        print(f"{unreadable} unreadable images were left out of the validation", flush=True)
     print(f"[npu id: {runtime.device_id} ] [AVG-IOU] * Iou {ious.avg:.4f}", flush=True)
     return {"loss": losses.avg, "iou": ious.avg, "dice": dices.avg}
 

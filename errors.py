@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -37,6 +38,14 @@ def one_sentence():
         if os.environ.get("RANK", "0") != "0":  # a mistake mostly meets every rank: the first tells it
             stand_back()
         sys.exit(f"[Error] {text}")
+    except RuntimeError as error:
+        killed = re.match(r"DataLoader worker \(pid\S* (\d+).*?\) (?:is killed by signal: ([\w ]+)|exited)", str(error))
+        if not killed:
+            raise
+        sys.exit(
+            f"[Error] data loading process {killed[1]} was killed ({killed[2] or 'no word why'}), perhaps by the "
+            "system for want of memory; lower --num_workers, or --batch_size, and go on with --resume auto"
+        )
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

@@ -41,6 +41,12 @@ def replacing(path: Path):
             partial.unlink(missing_ok=True)
 
 
+def clear_partials(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left under `folder`; nobody may be writing there."""
+    for leftover in folder.rglob(".*.partial*"):
+        leftover.unlink(missing_ok=True)
+
+
 def _decode(data: bytes, kind: int, where: object) -> np.ndarray:
     for flags in (kind | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED):  # the latter for grey TIFFs of floats
         try:

@@ -119,6 +119,12 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust_checkpoint", action="store_true", help="run whatever Python objects a checkpoint holds"
+    )
+
+
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_workers", default=4, type=_whole(0), help="processes that load data, over all ranks")
 
@@ -139,12 +145,22 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--seed", default=5, type=_whole(0), help="for weights, order and augmentation")
     run.add_argument("--early_stopping", default=-1, type=int, help="stop after N epochs without a better IoU; -1: off")
     run.add_argument("-e", "--evaluate", action="store_true", help="only evaluate the checkpoint given by --resume")
-    run.add_argument("--resume", metavar="PATH", help="checkpoint to go on from, to evaluate, or to start from")
+    run.add_argument(
+        "--resume",
+        metavar="PATH",
+        help="checkpoint to go on from, evaluate or start from; auto: the run's latest, if any",
+    )
+    run.add_argument("--resume_anyway", action="store_true", help="go on from it although the run is another one")
     run.add_argument("--pretrained", action="store_true", help="start a fresh run from the weights given by --resume")
+    run.add_argument(
+        "--save_steps", default=0, type=_whole(0), help="save every N steps too; 0: after each epoch alone"
+    )
+    _add_trust(run)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default=DATASET, help="name of the data set, for the default paths")
     data.add_argument("--img_ext", default=".png", type=_extension, help="extension of the images")
     data.add_argument("--mask_ext", default=".png", type=_extension, help="extension of the masks")
+    data.add_argument("--skip_bad", action="store_true", help="go on without images that cannot be read")
     _add_workers(data)
     net = parser.add_argument_group("net")
     net.add_argument("-a", "--arch", default="UNet", choices=ARCHS, help="architecture")
@@ -155,7 +171,9 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--loss", default="LovaszHingeLoss", choices=LOSSES, help="training loss")
     recipe.add_argument("--optimizer", default="Adam", choices=OPTIMIZERS, help="optimiser")
-    recipe.add_argument("--lr", "--learning_rate", default=1e-3, type=_real(0, True), help="initial learning rate")
+    recipe.add_argument(
+        "--lr", "--learning_rate", default=1e-3, type=_real(0, True, below=1e36), help="initial learning rate"
+    )
     recipe.add_argument("--momentum", default=0.9, type=_real(0), help="of SGD")
     recipe.add_argument("--weight_decay", default=1e-4, type=_real(0), help="L2 penalty")
     recipe.add_argument("--nesterov", default=False, type=_true_or_false, help="Nesterov momentum of SGD")
@@ -201,6 +219,8 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--evaluate needs --resume PATH, the checkpoint to evaluate")
     if args.pretrained and not args.resume:
         parser.error("--pretrained needs --resume PATH, the checkpoint to take the weights from")
+    if args.resume == "auto" and (args.evaluate or args.pretrained):
+        parser.error("--resume auto goes on with a run; --evaluate and --pretrained need the path of a checkpoint")
     if args.deep_supervision and args.arch == "UNet":
         parser.error("--deep_supervision True: UNet has a single head; add --arch NestedUNet")
     if args.profiling != "False" and args.stop_step <= args.start_step:
@@ -230,6 +250,7 @@ def parse_val(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
     _add_workers(parser)
     _add_device(parser)
+    _add_trust(parser)
     return parser.parse_args(argv)
 
 
@@ -247,6 +268,7 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
     _add_side(parser, _whole(1), None, "the net's input (default: as in training)")
     _add_workers(parser)
     _add_device(parser)
+    _add_trust(parser)
     args = parser.parse_args(argv)
     if args.threshold >= 1:
         parser.error(f"--threshold {args.threshold}: must be below 1")
@@ -265,6 +287,7 @@ def parse_export(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-b", "--batch_size", default=1, type=_whole(1), help="of the input")
     _add_side(parser, _side, 96, "the input, a multiple of 16")
     parser.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
+    _add_trust(parser)
     return parser.parse_args(argv)
 
 

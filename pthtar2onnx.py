@@ -66,7 +66,7 @@ def largest_difference(model: nn.Module, path: Path, examples: list[torch.Tensor
 def main(args: Namespace) -> None:
     """Load, export, check, compare, replace the target."""
     path = Path(args.checkpoint) if args.checkpoint else utils.find_model(args.name)
-    model, checkpoint = engine.load_model(path, rt.init("cpu"), any_channels=True)
+    model, checkpoint = engine.load_model(path, rt.init("cpu"), any_channels=True, trust=args.trust_checkpoint)
     description = archs.describe(checkpoint["state_dict"])
     print(f"model: {path}, {', '.join(f'{key} {value}' for key, value in description.items())}")
 

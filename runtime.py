@@ -71,6 +71,19 @@ class Runtime:
 
         return torch.amp.GradScaler(self.device.type, init_scale=scale)
 
+    def random_state(self):
+        """The state of the device's random generator, a tensor on the CPU; None for the CPU, whose is torch's own."""
+        import torch
+
+        return torch.get_device_module(self.device).get_rng_state(self.device) if self.accelerated else None
+
+    def set_random_state(self, state) -> None:
+        """Put `random_state` back; one of another kind of device does not count."""
+        import torch
+
+        if self.accelerated and state is not None:
+            torch.get_device_module(self.device).set_rng_state(state, self.device)
+
     def sum(self, *values) -> list[float]:
         """Each number, a float or a tensor of one, summed over the processes.
 

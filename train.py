@@ -12,8 +12,7 @@ if __name__ == "__main__":  # before torch is imported: --help and a mistyped fl
 
 import contextlib
 import math
-import shutil
-import warnings
+import sys
 import zlib
 from argparse import Namespace
 from pathlib import Path
@@ -27,7 +26,10 @@ import checkpoints
 import dataset
 import engine
 import files
+import locks
 import pictures
+import resuming
+import stopping
 import utils
 
 OPTIMIZERS = {
@@ -51,7 +53,6 @@ SCHEDULERS = {
     "ConstantLR": lambda optimizer, args: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
 }
 EACH_RANKS_OWN = ("rank_id", "device_id", "addr", "data_path", "resume")
-PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 def main(args: Namespace) -> None:
@@ -68,9 +69,18 @@ def main(args: Namespace) -> None:
         dist_timeout=args.dist_timeout,
         several=True,
     )
-    output = folder / f"{'eval_' if args.evaluate else ''}rank{joined.rank}.log"
-    with joined as runtime, ranks.own_output(runtime.rank, output, append=bool(args.resume)):
+    own_log = folder / f"{'eval_' if args.evaluate else ''}rank{joined.rank}.log"
+    own_output = ranks.own_output(joined.rank, own_log, append=bool(args.resume))
+    with joined as runtime, owned(folder, args, runtime), own_output:
         run(args, runtime, folder)
+
+
+@contextlib.contextmanager
+def owned(folder: Path, args: Namespace, runtime: rt.Runtime):
+    """Lock the run's folder for all its processes; an evaluation writes nothing that another run could harm."""
+    with contextlib.nullcontext() if args.evaluate or not runtime.is_main else locks.locked(folder):
+        runtime.from_main(None)  # nobody writes before the main process has the lock
+        yield
 
 
 def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
@@ -81,7 +91,7 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     see_that_all_agree(args, runtime, val_loader.dataset.ids)
     criterion = engine.build_criterion(args.loss)
     if args.evaluate:
-        model, checkpoint = engine.load_model(args.resume, runtime)
+        model, checkpoint = engine.load_model(args.resume, runtime, trust=args.trust_checkpoint)
         if model.num_classes != args.num_classes:
             raise InputError(f"{args.resume} has {model.num_classes} classes; pass --num_classes {model.num_classes}")
         print(f"evaluating {args.resume}, {checkpoint['epoch']} epochs trained")
@@ -91,59 +101,69 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     model = archs.ARCHS[args.arch](args.num_classes, args.input_channels, args.deep_supervision).to(runtime.device)
     if args.sync_bn:
         model = engine.share_batch_norm(model, runtime)
-    checkpoint = None
-    if args.pretrained:
-        load_pretrained(model, args.resume)
-    elif args.resume:
-        checkpoint = load_weights(args, model)
+    config, data = vars(args), dataset.describe(train_loader.dataset, val_loader.dataset)
+    checkpoint, path = load_weights(args, folder, model, data)
     level = amp.choose_level(args.amp, args.opt_level, args.precision_mode, runtime)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args, runtime, level)
     precision = amp.prepare(model, optimizer, runtime, level, args.loss_scale)
     scheduler = SCHEDULERS[args.scheduler](precision.optimizer, args)
-    progress = {"epoch": 0, "best_iou": 0.0, "stale_epochs": 0, "history": []}
+    progress = resuming.Progress()
     if checkpoint:
-        progress = resume(args, checkpoint, precision, scheduler)
+        progress = resuming.restore(checkpoint, path, config, precision, scheduler, runtime)
         if runtime.is_main:
-            progress["best_iou"] = adopt_best(Path(args.resume), folder, progress["best_iou"])
-        progress = runtime.from_main(progress)
-        if progress["epoch"] >= args.epochs:
-            print(f"{args.resume} has finished its {progress['epoch']} epochs; raise --epochs to train on")
+            progress.best_iou = resuming.adopt_best(path, folder, progress.best_iou)
+        progress.best_iou = runtime.from_main(progress.best_iou)
+        if finished := has_finished(progress, args):
+            print(f"{path} has finished its {progress.epoch} epochs{finished} to train on")
             return
 
-    images = f"{len(train_loader.dataset)} images to train, {len(val_loader.dataset)} to validate"
+    images = f"{data['train_images']} images to train, {data['val_images']} to validate"
     processes = f", {runtime.world_size} processes" if runtime.world_size > 1 else ""
     print(f"{args.arch} on {runtime.device}{processes}, {precision.name}: {images}", flush=True)
     if runtime.is_main:
-        if not args.resume and (folder / "model_best.pth.tar").exists():
+        if not checkpoint and (folder / checkpoints.BEST).exists():
             print(f"{folder} holds an earlier run, whose files this one replaces; --name NAME would keep them")
-        utils.save_config(vars(args), folder)
+        files.clear_partials(folder)
+        utils.save_config(config, folder)
+    saver = Saver(folder, config, data, precision, scheduler, runtime)
+    saver.continued = path is not None and path.resolve().parent == folder.resolve()
     net = engine.distribute(precision.model, runtime)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
-    with trace as after_step:
-        for epoch in range(progress["epoch"], args.epochs):
-            lr = precision.optimizer.param_groups[0]["lr"]
-            train_loader.batch_sampler.set_epoch(epoch)
-            trained = engine.train_epoch(net, train_loader, criterion, precision, runtime, epoch, after_step)
-            validated = engine.evaluate(precision.model, val_loader, criterion, runtime)
-            if not math.isfinite(validated["loss"]):  # an epoch's last step can spoil the weights unseen
-                raise InputError(
-                    f"the validation loss is {validated['loss']} after epoch {epoch + 1}; {engine.DIVERGED}"
-                )
-            step_scheduler(scheduler, validated["loss"])
+    with trace as trace_step, stopping.on_request() as stop:
 
-            row = {"epoch": epoch, "lr": lr, "loss": trained["loss"], "iou": trained["iou"]}
-            row |= {f"val_{key}": validated[key] for key in ("loss", "iou", "dice")} | {"images_per_s": trained["fps"]}
-            progress["history"].append(row)
-            is_best = validated["iou"] > progress["best_iou"]
-            progress["best_iou"] = max(validated["iou"], progress["best_iou"])
-            progress["stale_epochs"] = 0 if is_best else progress["stale_epochs"] + 1
-            progress["epoch"] = epoch + 1
-            if runtime.is_main:
-                save(progress, args, precision, scheduler, folder, is_best)
-            if 0 <= args.early_stopping <= progress["stale_epochs"]:
-                print(f"early stopping: no better IoU for {progress['stale_epochs']} epochs")
-                break
-    print(f"best validation IoU {progress['best_iou']:.4f}; the run is in {folder}")
+        def after_step() -> None:
+            trace_step()
+            if args.save_steps and progress.so_far.step % args.save_steps == 0:
+                saver.save(progress)
+
+        try:
+            while progress.epoch < args.epochs:
+                epoch, lr, after_training = progress.epoch, precision.optimizer.param_groups[0]["lr"], None
+                train_loader.batch_sampler.set_epoch(epoch, progress.so_far.step)
+                trained = engine.train_epoch(
+                    net, train_loader, criterion, precision, runtime, epoch, progress.so_far, after_step, stop
+                )
+                after_training = resuming.get_random_states(runtime)
+                validated = engine.evaluate(precision.model, val_loader, criterion, runtime, stop=stop)
+                if not math.isfinite(validated["loss"]):  # an epoch's last step can spoil the weights unseen
+                    raise InputError(
+                        f"the validation loss is {validated['loss']} after epoch {epoch + 1}; {engine.DIVERGED}"
+                    )
+                step_scheduler(scheduler, validated["loss"])
+                row = {"epoch": epoch, "lr": lr, "loss": trained["loss"], "iou": trained["iou"]}
+                row |= {f"val_{key}": validated[key] for key in ("loss", "iou", "dice")}
+                is_best = progress.finish_epoch(row | {"images_per_s": trained["fps"]})
+                saver.save(progress, is_best)
+                if 0 <= args.early_stopping <= progress.stale_epochs:
+                    print(f"early stopping: no better IoU for {progress.stale_epochs} epochs")
+                    break
+        except stopping.Interrupted:
+            saver.save(progress, random_states=after_training)
+            runtime.from_main(None)  # until the main process has saved
+            done = f"{progress.epoch} epochs and {progress.so_far.step} steps"
+            print(f"[Stopped] after {done}, which are saved; --resume auto goes on from there", flush=True)
+            sys.exit(stop.exit_code)
+    print(f"best validation IoU {progress.best_iou:.4f}; the run is in {folder}")
 
 
 def build_loaders(args: Namespace, runtime: rt.Runtime):
@@ -171,130 +191,60 @@ def step_scheduler(scheduler: optim.lr_scheduler.LRScheduler, val_loss: float) -
         scheduler.step()
 
 
-def load_pretrained(model: nn.Module, path: str) -> None:
-    """Start from a file's weights; heads for another number of classes keep their fresh ones, which is said."""
-    weights, own = checkpoints.load(path)["state_dict"], model.state_dict()
-    differing = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-    body = [k for k in differing if not k.startswith("final")]
-    if body:
-        raise InputError(f"{path}: weights of another net ({body[0]} and {len(body) - 1} more differ); check --arch")
-    model.load_state_dict({k: v for k, v in weights.items() if k in own and k not in differing}, strict=False)
-    print(f"starting from the weights of {path}" + (f", but with fresh {', '.join(differing)}" if differing else ""))
+def load_weights(args: Namespace, folder: Path, model: nn.Module, data: dict) -> tuple[dict | None, Path | None]:
+    """Load into the model what `--resume` names; returns the checkpoint to go on from, if any, and its path.
 
-
-def load_weights(args: Namespace, model: nn.Module) -> dict:
-    """Load the weights of `--resume` into the model, fp32 as yet; returns the checkpoint."""
-    checkpoint = checkpoints.load(args.resume)
-    with telling_misfits(args.resume):
-        for flag, found in archs.describe(checkpoint["state_dict"]).items():
-            if found != vars(args)[flag]:
-                raise ValueError(f"--{flag} is {found} there and {vars(args)[flag]} here")
-        model.load_state_dict(checkpoint["state_dict"])
-    return checkpoint
-
-
-def resume(args: Namespace, checkpoint: dict, precision: amp.Precision, scheduler) -> dict:
-    """Put all but the weights back where the checkpoint left it; returns the run's progress. Says what it lacks."""
-    optimizer = precision.optimizer
-    lacking = [key for key in ("optimizer", "scheduler", "history") if not checkpoint.get(key)]
-    with telling_misfits(args.resume):
-        if "optimizer" not in lacking:
-            load_optimizer(optimizer, checkpoint["optimizer"])
-        precision.load_state_dict(checkpoint.get("amp") or {})
-        if not isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
-            catch_up(optimizer, scheduler, checkpoint["epoch"], args.lr)
-        elif "scheduler" not in lacking:
-            # what it has seen, but the factor, patience and limits of this run's flags
-            scheduler.load_state_dict({key: checkpoint["scheduler"][key] for key in PLATEAU_STATE})
-    epoch, history = checkpoint["epoch"], checkpoint.get("history")
-    if not history:
-        history = earlier_rows(Path(args.resume).with_name("log.csv"), epoch)
-    if lacking:
-        rows = f"; log.csv keeps its {len(history)} rows" if history else ""
-        print(f"warning: {args.resume} holds no {', '.join(lacking)}; the run goes on without{rows}")
-    print(f"resuming {args.resume} after {epoch} epochs")
-    progress = {"epoch": epoch, "best_iou": checkpoint["best_iou"] or 0.0, "history": history}
-    return progress | {"stale_epochs": checkpoint.get("stale_epochs", 0)}
-
-
-@contextlib.contextmanager
-def telling_misfits(path: str):
-    """Say of which checkpoint it was that something does not fit this run."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} does not fit this run: {' '.join(str(error).split())[:300]}") from error
-
-
-def earlier_rows(log: Path, epochs: int) -> list[dict]:
-    """The rows of an older edition's log.csv for the epochs that its checkpoint has finished; [] without one."""
-    try:
-        rows = pd.read_csv(log)
-        return rows[rows["epoch"] < epochs].to_dict("records")
-    except (OSError, ValueError, KeyError):
-        return []
-
-
-def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
-    """Load an optimiser's averages; this run's flags and device, not the file's, say how they are used.
-
-    Raises ValueError where the state is another optimiser's.
+    Raises InputError where it is of another net or, without `--resume_anyway`, of another run.
     """
-    groups = state["param_groups"]
-    if ("betas" in groups[0]) != ("betas" in optimizer.defaults):
-        raise ValueError("its --optimizer was another one")
-    kept = ("params", "lr", "initial_lr")
-    groups = [optimizer.defaults | {key: group[key] for key in kept if key in group} for group in groups]
-    # a number, as torch also takes it: the NPU's fused optimiser would count a tensor twice
-    averages = {
-        index: own | {"step": int(own["step"])} if "step" in own else own for index, own in state["state"].items()
-    }
-    optimizer.load_state_dict({"state": averages, "param_groups": groups})
+    if args.pretrained:
+        resuming.load_pretrained(model, args.resume, args.trust_checkpoint)
+        return None, None
+    path = resuming.find(args.resume, folder)
+    if path is None:
+        return None, None
+    checkpoint, path = checkpoints.load_latest(path, args.trust_checkpoint)
+    resuming.load_weights(checkpoint, path, model, vars(args))
+    resuming.see_that_it_is_the_same_run(checkpoint, path, vars(args), data, args.resume_anyway)
+    return checkpoint, path
 
 
-def adopt_best(resumed: Path, folder: Path, best_iou: float) -> float:
-    """See to it that the run's folder has the best model so far; returns the IoU that a better one must exceed."""
-    best = folder / "model_best.pth.tar"
-    if best.exists():
-        return best_iou
-    source = resumed.with_name(best.name)
-    if not source.is_file():
-        return 0.0  # nowhere to be had: the next epoch's is the best there is
-    with files.replacing(best) as partial:
-        shutil.copyfile(source, partial)
-    return best_iou
+def has_finished(progress: resuming.Progress, args: Namespace) -> str:
+    """Words on what to raise where nothing is left to train, else nothing."""
+    if progress.epoch >= args.epochs:
+        return "; raise --epochs"
+    return ", stopped early; raise --early_stopping" if 0 <= args.early_stopping <= progress.stale_epochs else ""
 
 
-def catch_up(optimizer, scheduler, epochs: int, lr: float) -> None:
-    """Bring a fresh scheduler to where this run's flags put it after `epochs`; exact, and old files need no state."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = lr
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch expects an optimiser's step before each of these
-        for _ in range(epochs):
-            scheduler.step()
+class Saver:
+    """Writes the files of a run that change: checkpoint.pth.tar, model_best.pth.tar, log.csv, curves.png.
 
+    `continued` tells whether the folder's checkpoint is this run's own, to be kept as the previous one.
+    """
 
-def save(progress: dict, args: Namespace, precision: amp.Precision, scheduler, folder: Path, is_best: bool) -> None:
-    """Write the epoch's files: checkpoint.pth.tar, model_best.pth.tar if it is the best so far, log.csv, curves.png."""
-    history = pd.DataFrame(progress["history"])
-    with files.replacing(folder / "log.csv") as path:
-        history.to_csv(path, index=False)
-    with files.replacing(folder / "curves.png") as path:
-        pictures.plot_curves(history, path)
-    state = {
-        **progress,
-        "arch": args.arch,
-        "state_dict": precision.weights(),
-        "optimizer": precision.optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "config": vars(args),
-    }
-    if loss_scale := precision.state_dict():
-        state["amp"] = loss_scale
-    if is_best:
-        checkpoints.save(state, folder / "model_best.pth.tar")
-    checkpoints.save(state, folder / "checkpoint.pth.tar")
+    def __init__(
+        self, folder: Path, config: dict, data: dict, precision: amp.Precision, scheduler, runtime: rt.Runtime
+    ):
+        self.folder, self.runtime, self.continued = folder, runtime, False
+        self.state = config, data, precision, scheduler, runtime
+
+    def save(self, progress: resuming.Progress, is_best: bool = False, random_states: dict | None = None) -> None:
+        """Save the run as it is, for all its processes; at an epoch's end with log and curves, the checkpoint last."""
+        state = resuming.snapshot(progress, *self.state, random_states)
+        if not self.runtime.is_main:
+            return
+        if not progress.so_far.step:
+            history = pd.DataFrame(progress.history)
+            with files.replacing(self.folder / "log.csv") as path:
+                history.to_csv(path, index=False)
+            with files.replacing(self.folder / "curves.png") as path:
+                pictures.plot_curves(history, path)
+        if is_best:
+            checkpoints.save(state, self.folder / checkpoints.BEST)
+        previous = self.folder / checkpoints.PREVIOUS
+        checkpoints.save(state, self.folder / checkpoints.LATEST, previous if self.continued else None)
+        if not self.continued:
+            previous.unlink(missing_ok=True)  # an earlier run's
+        self.continued = True
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def test_an_old_checkpoint_continues_with_its_optimiser_and_says_what_it_lacks(h
         return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
 
     monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    monkeypatch.setattr(engine, "evaluate", lambda *args: {"loss": 1.0, "iou": 0.5, "dice": 0.5})
+    monkeypatch.setattr(engine, "evaluate", lambda *args, **kwargs: {"loss": 1.0, "iou": 0.5, "dice": 0.5})
     train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "10", "--name", "new", "--resume", str(path)]))
     assert list(seen) == [7, 8, 9], "seven epochs were finished"
     # cosine from 1e-3 to 1e-5 over 10 epochs, whatever the file's optimiser recorded

