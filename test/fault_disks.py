@@ -1,8 +1,10 @@
 """Damage checkpoints on the disk, and let the disk be full while one is saved. Part of faults.py.
 
-    python test/fault_disks.py FOLDER COUNT SEED     what `try_full_disk` runs in a small file system of its own
+python test/fault_disks.py FOLDER COUNT SEED     what `try_full_disk` runs in a small file system of its own
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -15,9 +17,6 @@ from random import Random
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-import contextlib
-import io
 
 from fault_kills import compare, differing, make_data, start
 
@@ -69,7 +68,11 @@ def try_damage(folder: Path, count: int, seed: int, say: Callable[[str], None]) 
         fates["unharmed" if path == latest else "replaced by the previous one"] += 1
     latest.write_bytes(whole)
     outcome = ", ".join(f"{n} {fate}" for fate, n in fates.items())
-    return ["damaged checkpoint (cut, flipped bit, zeroed block)", str(count), f"{faults} FAULTS" if faults else outcome]
+    return [
+        "damaged checkpoint (cut, flipped bit, zeroed block)",
+        str(count),
+        f"{faults} FAULTS" if faults else outcome,
+    ]
 
 
 def try_full_disk(folder: Path, count: int, seed: int, say: Callable[[str], None]) -> list[str]:
@@ -119,7 +122,9 @@ def fill_and_save(folder: Path, count: int, seed: int) -> dict:
         told = re.findall(r"^\[Error\] (\S+?): cannot be written", text, re.M)
         if code != 1 or len(told) != 1 or "Traceback" in text:
             faults.append(f"disk {number}, {free} bytes free: exit code {code}: {text[-500:]}")
-        elif differing(checkpoints.load_latest(run / checkpoints.LATEST)[0], checkpoints.load(kept / checkpoints.LATEST)):
+        elif differing(
+            checkpoints.load_latest(run / checkpoints.LATEST)[0], checkpoints.load(kept / checkpoints.LATEST)
+        ):
             faults.append(f"disk {number}, {free} bytes free: the old checkpoint has changed")
         else:
             name = Path(told[0]).name

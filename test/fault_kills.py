@@ -27,16 +27,31 @@ import checkpoints
 EPOCHS, SECONDS = 3, 240
 DATA = "inputs/synthetic_32"
 FLAGS = f"{DATA} --input_h 32 --input_w 32 --batch_size 4 --num_workers 1 --device cpu --epochs {EPOCHS}".split()
-TORCHRUN = "-m torch.distributed.run --rdzv_backend=c10d --rdzv_endpoint=127.0.0.1:0 --local_addr=127.0.0.1".split()
+TORCHRUN = [
+    "-m",
+    "torch.distributed.run",
+    "--rdzv_backend=c10d",
+    "--rdzv_endpoint=127.0.0.1:0",
+    "--local_addr=127.0.0.1",
+]
 TORCHRUN += ["--nproc_per_node=2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 # what tells the time, or how the run was started
-PASSING = re.compile(r"/history/\d+/images_per_s|/config/(name|resume|save_steps)")
+PASSING = re.compile(r"/history/\d+/images_per_s|/config/(name|resume|save_steps|epochs)")
 
 
 def make_data(folder: Path) -> None:
     """Write the images to train on below `folder`."""
-    command = [sys.executable, ROOT / "preprocess_dsb2018.py", "--synthetic", "20", "--img_size", "32", "--workers", "1"]
+    command = [
+        sys.executable,
+        ROOT / "preprocess_dsb2018.py",
+        "--synthetic",
+        "20",
+        "--img_size",
+        "32",
+        "--workers",
+        "1",
+    ]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
@@ -112,7 +127,7 @@ class Lane:
     def kill_once(self, name: str) -> bool:
         """Start or resume the run `name` and kill it at a random moment; returns whether it ended before that."""
         run, log = self.folder / "models" / name, self.folder / "log"
-        before = checkpoints.load_latest(run / checkpoints.LATEST)[0] if run.exists() and any(run.glob("*.tar")) else None
+        before = self.saved(run)
         process = start(
             self.folder, log, "--name", name, "--resume", "auto", "--save_steps", "2", processes=self.processes
         )
@@ -137,7 +152,9 @@ class Lane:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         started = max(map(int, re.findall(r"^Epoch: \[(\d+)\]", text, re.M)), default=1)
-        self.see_what_is_kept(run, started - 1, before)
+        least, kept = max((started - 1, 0), before), self.saved(run)
+        if kept < least:
+            self.faults.append(f"lost: {least} epochs and steps were done or saved, {kept} are left")
         return False
 
     def ended(self, code: int, text: str) -> bool:
@@ -145,16 +162,13 @@ class Lane:
             self.faults.append(f"exit code {code}: {text[-500:]}")
         return True
 
-    def see_what_is_kept(self, run: Path, epochs: int, before: dict | None) -> None:
-        """At least the epochs that were over, and what was there before."""
-        if not any(run.glob("*.tar")):
-            if epochs or before:
-                self.faults.append("no checkpoint is left")
-            return
-        kept = checkpoints.load_latest(run / checkpoints.LATEST)[0]
-        least = max((epochs, 0), (before["epoch"], before["step"]) if before else (0, 0))
-        if (kept["epoch"], kept["step"]) < least:
-            self.faults.append(f"lost: {least} epochs and steps were saved, {kept['epoch']}, {kept['step']} are left")
+    @staticmethod
+    def saved(run: Path) -> tuple[int, int]:
+        """The epochs, and the steps of the next one, that a later run would go on from; 0, 0 where it would begin."""
+        if not any((run / name).exists() for name in (checkpoints.LATEST, checkpoints.PREVIOUS)):
+            return 0, 0
+        checkpoint = checkpoints.load_latest(run / checkpoints.LATEST)[0]
+        return checkpoint["epoch"], checkpoint["step"]
 
     def go(self, kills: int) -> int:
         """Kill and resume until so many kills are done and the run in hand has ended; returns how many runs."""
