@@ -121,6 +121,8 @@ class EpochSoFar:
         for key in ("step", "batch_size", "skipped", "unreadable"):
             setattr(self, key, int(state[key]))
         self.seconds = [float(seconds) for seconds in state["seconds"]]
+        if len(self.seconds) != self.step or not all(seconds > 0 for seconds in self.seconds):
+            raise ValueError(f"{self.step} steps, but not as many times")
         for name, meter in self.meters.items():
             meter.val, meter.sum, meter.count = map(float, state["meters"][name])
 
