@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ import archs
 ROOT = Path(__file__).resolve().parents[2]
 DSB2018_ZIP = ROOT / os.environ.get("DSB2018_ZIP", "inputs/stage1_train.zip")
 TINY = ("--input_h", "32", "--input_w", "32", "--batch_size", "4", "--num_workers", "0")
+
+# a suite that a shell started in the background ignores it, and so would the processes that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # where the suite must be whole, a missing compiler is a failure
 needs_compiler = pytest.mark.skipif(
