@@ -84,7 +84,7 @@ after_run() {
 # The log without torchrun's lines and the traceback that it ends with, which would drown what a rank had to say.
 ranks_words() {
     awk '
-        /^[EWI][0-9]+ .* torch\/distributed\// { next }
+        /^[EWI][0-9]+ .*[ \/]torch\/distributed\// { next } # a full path where .venv is a link
         /^\[rank [0-9]+\] / { next } # what a rank said last, told from its own log below
         /^Traceback / { printf "%s", held; held = ""; holding = 1 }
         /^torch\.distributed\.elastic\..*(ChildFailedError|SignalException)/ && holding { held = ""; exit }
