@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole job in one command: environment, data, training, evaluation, pictures, ONNX. See --help.
 set -u
+here=${BASH_SOURCE[0]%quickstart.sh} # not by dirname: $(…) drops a line break that a folder's name ends with
 # shellcheck source-path=SCRIPTDIR source=test/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/test/common.sh" || exit 1
+source "${here:-./}test/common.sh" || exit 1
 # shellcheck source-path=SCRIPTDIR source=test/setup_venv.sh
 source "$test_dir/setup_venv.sh" || exit 1
 
@@ -31,7 +32,7 @@ EOT
 }
 
 wrong_flag() {
-    printf '[Error] %s\n' "$*" >&2
+    say "[Error] $*" >&2
     exit 2
 }
 
@@ -53,26 +54,28 @@ step() {
 
 # fail LOG STATUS: a command that logged to LOG has failed or was stopped.
 fail() {
+    local status=$2
+    ((status != 0)) || status=$((128 + $(kill -l "$caught")))
     if [[ -n $caught ]]; then
         say "[Stopped] by SIG$caught" >&2
     else
-        say "[Error] This step failed with exit code $2. The last lines of $1:" >&2
+        say "[Error] This step failed with exit code $status. The last lines of $1:" >&2
         tail -n 15 -- "$1" >&2
     fi
-    exit "$2"
+    exit "$status"
 }
 
 # run LOG COMMAND…: the command's output goes to LOG; a failure ends the quickstart.
 run() {
     local log=$1 status=0
     shift
-    run_forwarding "$@" >"$log" 2>&1 || status=$?
-    [[ $status == 0 && -z $caught ]] || fail "$log" "$((status ? status : 130))"
+    run_forwarding "$log" "$@" || status=$?
+    [[ $status == 0 && -z $caught ]] || fail "$log" "$status"
 }
 
 # show_epochs LOG: from stdin to LOG, with a line on the terminal for each epoch.
 show_epochs() {
-    trap '' HUP INT TERM # the training is told, and its last words belong into the log
+    trap '' HUP INT TERM USR1 # the training is told, and its last words belong into the log
     local line epoch='' fps=''
     while IFS= read -r line || [[ -n $line ]]; do
         printf '%s\n' "$line" >&3
@@ -102,12 +105,12 @@ prepare_synthetic() {
 
 download_or_draw() {
     local status=0 reason
-    run_forwarding "$python" preprocess_dsb2018.py --download --output "$prepared_folder" >"$logs/download.log" 2>&1 ||
+    run_forwarding "$logs/download.log" "$python" preprocess_dsb2018.py --download --output "$prepared_folder" ||
         status=$?
     data=$prepared_folder
     ((status != 0)) || [[ -n $caught ]] || return 0
     # only a download that did not come about is made up for
-    [[ -z $caught && $status -lt 128 && ! -f $raw_zip ]] || fail "$logs/download.log" "$((status ? status : 130))"
+    [[ -z $caught && $status -lt 128 && ! -f $raw_zip ]] || fail "$logs/download.log" "$status"
     reason=$(tail -n 1 -- "$logs/download.log")
     say "      no download: ${reason#"[Error] "}"
     prepare_synthetic
@@ -148,13 +151,14 @@ train() {
     exec 4> >(show_epochs "$log")
     shower=$!
     # smaller batches than the recipe's: BatchNorm's statistics need some 150 steps to settle, however few the images
-    run_forwarding "$python" train.py "$data" --name "$run_name" --epochs "$epochs" --batch_size 8 >&4 2>&1 || status=$?
+    run_forwarding /dev/fd/4 "$python" train.py "$data" --name "$run_name" --epochs "$epochs" --batch_size 8 ||
+        status=$?
     exec 4>&-
     wait "$shower" # until the log is whole
-    [[ $status == 0 && -z $caught ]] || fail "$log" "$((status ? status : 130))"
+    [[ $status == 0 && -z $caught ]] || fail "$log" "$status"
 }
 
-row() { printf '  %-9s %s\n' "$1" "$2"; }
+row() { say "  $(printf %-9s "$1") $2"; }
 
 results() {
     local log iou dice mask_dice fps images at=$root/
@@ -200,7 +204,7 @@ done
 [[ $synthetic == no || -z $data ]] || wrong_flag 'Give one of --data and --synthetic, not both.'
 [[ -z $data || $data == /* ]] || data=$PWD/$data
 [[ -z $data || -e $data ]] || die "There is nothing at \"$data\" (from --data)."
-[[ ! -d $data ]] || data=$(CDPATH='' cd -- "$data" && pwd) || die "The folder that --data names cannot be entered."
+[[ ! -d $data ]] || set_folder data "$data" || die "The folder that --data names cannot be entered."
 
 started_in=$PWD
 cd -- "$root" || exit 1

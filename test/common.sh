@@ -4,7 +4,7 @@
 # The functions below "What a launcher may define anew" do nothing much here; common_8p.sh has its own.
 
 test_dir=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || exit 1
-root=$(dirname -- "$test_dir")
+root=${test_dir%/*} # not by dirname: $(…) drops a line break that a folder's name ends with
 
 # A launcher's own: its row of the table.
 summary=            # one line for --help
@@ -15,6 +15,8 @@ time_unit=s         # unit of TrainingTime: s or ms
 compile_time=       # seconds, where the result file is to tell them
 rank_size=1         # number of processes
 log_kind=train      # the log is test/output/<id>/<log_kind>_<id>.log
+resume_usage="auto|FILE      go on with the run's latest checkpoint, if there is one, or with FILE, relative to where you stand"
+no_checkpoint='give --resume=auto for the latest of the run'
 
 # Flags, with the defaults the launchers have in common; empty means that train.py's own default holds.
 data_path=
@@ -26,6 +28,8 @@ lr=1e-3
 optimizer=
 num_workers=4
 name=
+resume=             # auto, or a file
+save_steps=
 precision=          # --hf32 or --fp32
 precision_mode=
 bin_mode=
@@ -34,16 +38,18 @@ start_step=
 stop_step=
 device_id_usage='device, and the folder below test/output; ASCEND_DEVICE_ID beats it (default: 0)'
 
-say() { printf '%s\n' "$*"; }
-warn() { printf '[Warning] %s\n' "$*" >&2; }
+# One line, whatever a name or a value in it contains.
+say() { printf '%s\n' "${*//[[:cntrl:]]/?}"; }
+warn() { say "[Warning] $*" >&2; }
 die() {
-    printf '[Error] %s\n' "$*" >&2
+    say "[Error] $*" >&2
     exit 1
 }
 
 # What a launcher may define anew.
 launcher_flag() { return 1; }            # "$1" is a flag that parse_flags doesn't know: 0 if the launcher does
 launcher_usage() { :; }                  # its lines in --help
+pass_on() { kill -s "$1" "$child"; }     # tell the run's process, child, of the signal that came
 after_run() { :; }                       # the run is over; its exit code, in status, may be changed
 show_failure() { tail -n 20 -- "$log"; } # what is worth reading after a failed run
 
@@ -61,6 +67,8 @@ $summary
   --optimizer=NAME        Adam or SGD (default: Adam; SGD with must_keep_origin_dtype)
   --num_workers=N         data loading processes (default: $num_workers)
   --name=NAME             run name, the folder below models/ (default: $(default_name))
+  --resume=$resume_usage
+  --save_steps=N          save within epochs too, every N steps (default: only after each epoch)
   --precision_mode=MODE   allow_mix_precision or must_keep_origin_dtype: no AMP (default: allow_mix_precision)
   --fp32, --hf32          switch HF32/TF32 off, or leave it on
   --bin_mode              precompiled operators (NPU)
@@ -70,6 +78,10 @@ $summary
 EOT
     launcher_usage
     say '  --help                  this text'
+    [[ $kind != eval ]] || return 0
+    say
+    say 'SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run after its step, with a checkpoint, and with exit code 143, 130 or 138;'
+    say 'a second SIGINT ends it at once.'
 }
 
 # The run name without --name, as train.py makes it; speed runs have their own, so that they never replace a model.
@@ -105,6 +117,11 @@ parse_flags() {
             --optimizer=*) optimizer=$value ;;
             --num_workers=*) num_workers=$value ;;
             --name=*) name=$value ;;
+            --resume=*)
+                [[ -n $value ]] || die '--resume= lacks its value: name a checkpoint, or leave the flag out.'
+                resume=$value
+                ;;
+            --save_steps=*) save_steps=$value ;;
             --hf32 | --fp32)
                 [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'
                 precision=$arg
@@ -129,9 +146,18 @@ parse_flags() {
     need --batch_size "$batch_size" positive
     need --lr "$lr" real
     need --num_workers "$num_workers" whole
+    [[ -z $save_steps ]] || need --save_steps "$save_steps" positive
     [[ -z $start_step ]] || need --start_step "$start_step" whole
     [[ -z $stop_step ]] || need --stop_step "$stop_step" whole
     run_name=${name:-$(default_name)}
+}
+
+# set_folder NAME FOLDER: the variable NAME becomes FOLDER's absolute path; fails if it cannot be entered. FOLDER has a
+# slash, as "-" alone is something else to cd.
+set_folder() {
+    local path
+    path=$(CDPATH='' cd -- "$2" 2>/dev/null && printf '%s/' "$PWD") || return 1
+    printf -v "$1" %s "${path%/}" # only now, since $(…) drops line breaks at the end
 }
 
 # Makes data_path absolute, which also keeps a leading dash from being taken for a flag.
@@ -142,7 +168,16 @@ resolve_data_path() {
         [[ -d $given/images && -d $given/masks ]] || die 'para "data_path" must be configured'
     fi
     [[ $given == /* ]] || given=$PWD/$given
-    data_path=$(CDPATH='' cd -- "$given" 2>/dev/null && pwd) || die "There is no folder \"$given\" (from --data_path)."
+    set_folder data_path "$given" || die "There is no folder \"$given\" (from --data_path)."
+}
+
+resuming() { [[ -n $resume && $kind != eval ]]; }
+
+# Makes the checkpoint's path absolute.
+resolve_resume() {
+    [[ -n $resume ]] && ! { resuming && [[ $resume == auto ]]; } || return 0
+    [[ $resume == /* ]] || resume=$PWD/$resume
+    [[ -f $resume ]] || die "There is no checkpoint \"$resume\": name one with --resume=FILE, or $no_checkpoint."
 }
 
 on_ascend() { command -v npu-smi >/dev/null || [[ -d /usr/local/Ascend ]]; }
@@ -169,6 +204,7 @@ find_python() {
 # After parse_flags: everything that run_logged and write_results need. Sets train_args, case_name, the files' names.
 prepare() {
     resolve_data_path
+    resolve_resume
     load_ascend_environment
     find_python
 
@@ -183,6 +219,8 @@ prepare() {
     fi
     train_args+=("--optimizer=${optimizer:-$default_optimizer}")
     train_args+=("--name=$run_name")
+    [[ -z $resume ]] || train_args+=("--resume=$resume")
+    [[ -z $save_steps ]] || train_args+=("--save_steps=$save_steps")
     [[ -z $precision_mode ]] || train_args+=("--precision_mode=$precision_mode")
     [[ -z $precision ]] || train_args+=("$precision")
     [[ -z $bin_mode ]] || train_args+=("--bin_mode=$bin_mode")
@@ -200,25 +238,37 @@ prepare() {
     exec {lock}<"$output"
     ! command -v flock >/dev/null || flock -n "$lock" ||
         die "Another launcher is at work in \"$output\": wait for it, or on one device give another --device_id."
-    rm -f -- "$log" "$result_file" "$loss_file" # only these: other cases' results stay
+    rm -f -- "$log"
+    resuming || remove_results # the run may turn out to be finished, and these to be its results
 }
 
-# run_forwarding COMMAND…: runs it to its end and returns its exit code; SIGHUP, SIGINT, SIGTERM and SIGUSR1 that this
-# shell gets meanwhile are passed on to it, and the last one's name is left in caught.
+remove_results() { rm -f -- "$result_file" "$loss_file"; } # only these: other cases' results stay
+
+take_signal() {
+    if [[ -z $caught ]]; then
+        caught=$1
+        say "[Stopping] by SIG$1, in good order; SIGINT (Ctrl-C), twice in all, ends it at once." >&2
+    fi
+    [[ -z $child ]] || pass_on "$1" 2>/dev/null
+}
+
+# run_forwarding FILE COMMAND…: runs it to its end, its output in FILE, and returns its exit code; SIGHUP, SIGINT,
+# SIGTERM and SIGUSR1 that this shell gets meanwhile are passed on to it, and the first one's name is left in caught.
 run_forwarding() {
-    local signal child='' status=0
+    local signal child='' status=0 file=$1
+    shift
     caught=
     for signal in HUP INT TERM USR1; do
         # shellcheck disable=SC2064  # the signal's name is to be filled in now
-        trap "caught=$signal; [[ -z \$child ]] || kill -s $signal \"\$child\" 2>/dev/null" "$signal"
+        trap "take_signal $signal" "$signal"
     done
     # Without job control a background process would ignore SIGINT; its own process group keeps a terminal's Ctrl-C,
     # which is forwarded too, from reaching it twice.
     set -m
-    "$@" </dev/null &
+    "$@" </dev/null >"$file" 2>&1 &
     child=$!
     set +m
-    [[ -z $caught ]] || kill -s "$caught" "$child"
+    [[ -z $caught ]] || pass_on "$caught"
     while kill -0 "$child" 2>/dev/null; do # wait returns early at a signal
         wait "$child" 2>/dev/null
     done
@@ -233,10 +283,11 @@ run_logged() {
     say "$case_name: $doing on $data_path"
     say "Log: $log"
     cd -- "$root" || exit 1
-    run_forwarding "$@" >"$log" 2>&1 || status=$?
+    run_forwarding "$log" "$@" || status=$?
     seconds=$((SECONDS - start))
     after_run
     if ((status != 0)); then
+        remove_results
         {
             say "[Error] The run failed with exit code $status${caught:+ after SIG$caught}. The last lines of its log:"
             show_failure
@@ -258,6 +309,12 @@ calculate() { LC_ALL=C awk -v a="$3" -v b="$4" "BEGIN { printf \"$1\", ($2) }"; 
 # no loss file and no speed.
 write_results() {
     local fps='' accuracy loss lines='FPS, AVG-IOU or Epoch' factor=1
+    if resuming && ! grep -q '^Epoch: \[' "$log"; then
+        grep ' has finished its ' "$log" || tail -n 1 -- "$log"
+        say 'No step was left to train, so there are no new results.'
+        [[ ! -f $result_file ]] || say "Those of before: $result_file"
+        return
+    fi
     accuracy=$(field Iou '[AVG-IOU]' | tail -n 1)
     if [[ $kind == eval ]]; then
         lines='Test or AVG-IOU'
@@ -268,7 +325,7 @@ write_results() {
         loss=$(tail -n 1 -- "$loss_file")
     fi
     if [[ -z $accuracy || -z $loss || ($kind != eval && $(calculate %d 'a > 0' "$fps" 0) != 1) ]]; then
-        rm -f -- "$loss_file"
+        remove_results
         die "The run ended well, but its log lacks an $lines line: $log"
     fi
     [[ $time_unit == s ]] || factor=1000
@@ -285,7 +342,7 @@ write_results() {
         say "E2ETrainingTime = $seconds"
         [[ -z $compile_time ]] || say "CompileTime = $compile_time"
     } >"$result_file"; then
-        rm -f -- "$loss_file" "$result_file"
+        remove_results
         die "Cannot write \"$result_file\"."
     fi
     say '------------------ Final result ------------------'

@@ -10,7 +10,11 @@ batch_size=128
 num_workers=8
 device_id_usage='of no use here: each process takes a device of its own, and output/0 has the results'
 rank_log_prefix=
-grace=15 # seconds that the ranks have for their last words once torchrun has told them to end
+grace=15 # seconds that the other ranks have for their last words once torchrun has told them that one died
+# … and torchrun's own limit: what a step and a checkpoint may take after a signal. Older ones don't know the variable.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+told=
+interrupts=0
 
 unset ASCEND_DEVICE_ID # it would give all ranks one device
 
@@ -41,12 +45,25 @@ kill_ranks() {
     done
 }
 
-# A rank that waits for a dead one inside a collective hears no signal, and torchrun would let it wait for 30 s.
+# To torchrun, which hands on only the first signal as it is, and leaves its ranks alone at the third.
+pass_on() {
+    [[ $1 != INT ]] || interrupts=$((interrupts + 1))
+    if ((interrupts > 1)); then
+        kill -s KILL "$child" # after_run ends the ranks
+    elif [[ -z $told ]]; then
+        told=$1
+        kill -s "$1" "$child"
+    fi
+}
+
+# A rank that waits for a dead one inside a collective hears no signal, and torchrun would let it wait for 30 s. After
+# a signal from outside, the ranks are not stuck but at work on their checkpoint.
 end_stuck_ranks() {
     until grep -qs ' closing signal SIG' "$log"; do
         kill -0 "$$" || return # the launcher itself was killed
         sleep 1
     done
+    ! grep -qs ' death signal, shutting down workers' "$log" || return
     sleep "$grace"
     kill_ranks
 }

@@ -3,7 +3,8 @@
 # virtual environment (VIRTUAL_ENV, CONDA_PREFIX), else .venv in the repository root, made here if need be. It sets
 # python to that environment's interpreter, puts its commands on PATH, and returns non-zero, having said why, on failure.
 
-venv_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd) || return 1
+venv_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || return 1
+venv_root=${venv_root%/*} # not by "..", as $(…) drops a line break that a folder's name ends with
 
 venv_say() { printf '[setup] %s\n' "$*"; }
 venv_error() { printf '[Error] %s\n' "$*" >&2; }

@@ -11,25 +11,13 @@ log_kind='eval'
 # shellcheck disable=SC2034  # run_ranks' failures are shown with it
 rank_log_prefix=eval_
 num_workers=16
-resume=
-
-launcher_flag() {
-    case $1 in
-        --resume=*) resume=${1#*=} ;;
-        *) num_gpus_flag "$1" ;;
-    esac
-}
-launcher_usage() {
-    num_gpus_usage
-    say "  --resume=FILE           checkpoint, relative to where you stand (default: model_best.pth.tar below models/<name>)"
-}
+resume_usage="FILE           checkpoint, relative to where you stand (default: model_best.pth.tar below models/<name>)"
+no_checkpoint='run train_full_8p.sh first'
 
 parse_flags_8p "$@"
 resume=${resume:-$root/models/$run_name/model_best.pth.tar}
-[[ $resume == /* ]] || resume=$PWD/$resume
-[[ -f $resume ]] || die "There is no checkpoint \"$resume\": run train_full_8p.sh first, or name one with --resume=FILE."
+prepare
 # shellcheck disable=SC2034  # run_logged says it
 doing="evaluating $resume"
-prepare
-run_ranks --evaluate "--resume=$resume"
+run_ranks --evaluate
 write_results

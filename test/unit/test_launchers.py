@@ -21,17 +21,23 @@ DROPPED = ("VIRTUAL_ENV", "CONDA_PREFIX", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE
 DROPPED += ("ASCEND_DEVICE_ID", "ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "CPU_AFFINITY_CONF", "COMBINED_ENABLE")
 DROPPED += ("TASK_QUEUE_ENABLE", "ASCEND_SLOG_PRINT_TO_STDOUT", "ASCEND_GLOBAL_LOG_LEVEL", "ASCEND_GLOBAL_EVENT_ENABLE")
 
+# A name that does damage, as a file "ran", or gets another, wherever it is not taken as it is.
+HOSTILE = "-a 'b\" $(touch ran) `touch ran`; touch ran & \n touch ran #*?[x]{c,d}~\\n\\ %s =e\n"
+
 # Prints what train.py prints (spec-format lines), records its arguments, and does what STUB_MODE says.
 STUB = r"""
 import json, os, signal, sys, time
 
+mode = os.environ.get("STUB_MODE", "")
+if mode == "finished":
+    sys.exit(print("checkpoint.pth.tar has finished its 2 epochs; raise --epochs to train on"))
 with open("argv.json", "w") as f:
     json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}, f)
-mode = os.environ.get("STUB_MODE", "")
-if mode == "wait":
+if mode == "wait" or mode == "wait long":
     def leave(number, frame):
+        signal.signal(number, signal.SIG_DFL)
         print("got", signal.Signals(number).name, flush=True)
-        time.sleep(0.3)  # the launcher has to wait for this
+        time.sleep(0.3 if mode == "wait" else 20)  # the launcher has to wait for this
         print("left", flush=True)
         sys.exit(40 + number)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -39,6 +45,7 @@ if mode == "wait":
     open("ready", "w").close()
     try:
         time.sleep(20)
+        sys.exit()
     except KeyboardInterrupt:  # Python's own handling, which a launcher can spoil by ignoring SIGINT
         leave(signal.SIGINT, None)
 for epoch in range(1, 3):
@@ -172,7 +179,7 @@ def test_an_old_harness_reads_the_log(repo: Repository):
 def test_all_flags_are_passed_on(repo: Repository):
     flags = ["--device=cpu", "--device_id=1", "--epochs=3", "--batch_size=8", "--lr=.5e-2", "--optimizer=SGD"]
     flags += ["--num_workers=0", "--name=mine", "--precision_mode=allow_mix_precision", "--hf32"]
-    flags += ["--profiling=CANN", "--start_step=2", "--stop_step=5"]
+    flags += ["--profiling=CANN", "--start_step=2", "--stop_step=5", "--resume=auto", "--save_steps=40"]
     done = repo.launch(*flags, "--bin_mode")
     assert done.returncode == 0, done.stderr
     assert set(repo.argv()[1:]) == {*flags, "--bin_mode=1"}
@@ -192,7 +199,8 @@ def test_original_dtype(repo: Repository, flags: list[str], optimizer: str):
 def test_help(repo: Repository):
     done = repo.launch("--help")
     assert done.returncode == 0
-    for flag in ("--data_path=", "--device_id=", "--num_workers=", "--bin_mode", "--stop_step="):
+    flags = ("--data_path=", "--device_id=", "--num_workers=", "--bin_mode", "--stop_step=", "--save_steps=N")
+    for flag in (*flags, "--resume=auto|FILE ", "exit code 143, 130 or 138"):
         assert flag in done.stdout
     assert not (repo.root / "test" / "output").exists()
 
@@ -210,6 +218,10 @@ def test_help(repo: Repository):
         ("--num_workers=-1", "--num_workers"),
         ("--device_id=../..", "../.."),
         ("--data_path=nowhere", "nowhere"),
+        ("--data_path=two\nlines", "two?lines"),
+        ("--save_steps=0", "--save_steps"),
+        ("--resume=nowhere", "/nowhere"),
+        ("--resume=", "--resume="),
     ],
 )
 def test_wrong_flags_are_one_sentence(repo: Repository, flag: str, words: str):
@@ -235,16 +247,50 @@ def test_missing_data_path(repo: Repository):
     assert done.stderr == '[Error] para "data_path" must be configured\n'
 
 
-@pytest.mark.parametrize("name", ["plain", "with spaces and 'quotes\"", "$(touch pwned)", "-leading", "a;touch pwned"])
-def test_relative_data_path_from_elsewhere(repo: Repository, tmp_path: Path, name: str):
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / name).mkdir(parents=True)
-    done = repo.launch(f"--data_path={name}", f"--name={name}", cwd=elsewhere)
-    assert done.returncode == 0, done.stderr
-    assert repo.argv()[0] == str(elsewhere / name)
-    assert f"--name={name}" in repo.argv()
+@pytest.mark.parametrize("name", ["plain", "-", "--", "*", HOSTILE])
+def test_any_name_is_taken_as_it_is(tmp_path: Path, name: str):
+    """The repository's, the user's folder's, and those in flags; relative to where the user stands."""
+    repo, elsewhere = Repository(tmp_path / name), tmp_path / "elsewhere" / name
+    data, checkpoint = elsewhere / name, elsewhere / f"{name}.pth.tar"
+    data.mkdir(parents=True)
+    checkpoint.touch()
+    flags = [f"--{flag}={name}" for flag in ("name", "device", "optimizer", "precision_mode", "profiling")]
+    done = repo.launch(f"--data_path={name}", f"--resume={checkpoint.name}", *flags, cwd=elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert repo.argv()[0] == str(data)
+    assert {f"--resume={checkpoint}", *flags} <= set(repo.argv())
     assert json.loads((repo.root / "argv.json").read_text())["cwd"] == str(repo.root)
-    assert not list(tmp_path.rglob("pwned"))
+    assert repo.result("UNet_for_PyTorch_bs16_1p_acc")["ActualFPS"] == "200.123"
+    assert done.stdout.count("\n") == 6
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize("launcher", ["train_performance_1p", "train_performance_8p"])
+def test_no_number_is_code(repo: Repository, launcher: str):
+    code = "a[$(touch ran)]"
+    flags = ("device_id", "epochs", "batch_size", "lr", "num_workers", "save_steps", "start_step", "stop_step")
+    for flag in (*flags, *(["num_gpus"] if "8p" in launcher else [])):
+        done = repo.launch(f"--{flag}={code}", launcher=launcher)
+        assert done.returncode == 1 and re.fullmatch(rf"\[Error] .* number, not \"{re.escape(code)}\"\.\n", done.stderr)
+    if "8p" not in launcher:
+        assert repo.launch(launcher=launcher, ASCEND_DEVICE_ID=code).returncode == 1
+    assert not list(repo.root.rglob("ran")) and not repo.output().exists()
+
+
+def test_a_run_that_is_resumed_when_it_has_finished(repo: Repository):
+    """It has nothing to report; what it reported before stays."""
+    finished = "checkpoint.pth.tar has finished its 2 epochs; raise --epochs to train on\n"
+    finished += "No step was left to train, so there are no new results.\n"
+    done = repo.launch("--resume=auto", STUB_MODE="finished")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith(finished)
+    assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
+    assert repo.launch("--resume=auto").returncode == 0
+    result = repo.output() / "UNet_for_PyTorch_bs16_1p_acc.log"
+    done = repo.launch("--resume=auto", STUB_MODE="finished")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith(f"{finished}Those of before: {result}\n")
+    assert len(list(repo.output().iterdir())) == 3
+    assert repo.launch("--resume=auto", STUB_MODE="fail").returncode == 1
+    assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
 
 
 @pytest.mark.parametrize("launcher, ending", [("train_full_1p", ""), ("train_performance_1p", "_perf")])
@@ -293,23 +339,46 @@ def test_a_log_without_fps_is_an_error(repo: Repository):
     assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_reach_the_run(repo: Repository, number: signal.Signals):
-    launcher = subprocess.Popen(
-        repo.command(), cwd=repo.root, env=repo.environment(STUB_MODE="wait"), stdout=-1, stderr=-1, text=True
-    )
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def signalled(process: subprocess.Popen, root: Path, log: Path, *numbers: signal.Signals) -> str:
+    """What it says on stderr once it has got the signals, the second after the training has noticed the first."""
     try:
-        deadline = time.monotonic() + 10
-        while not (repo.root / "ready").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        launcher.send_signal(number)
-        _, errors = launcher.communicate(timeout=10)
+        wait_for((root / "ready").exists)
+        for k, number in enumerate(numbers):
+            if k:
+                wait_for(lambda: "got " in log.read_text())
+            process.send_signal(number)
+        return process.communicate(timeout=10)[1]
     finally:
-        launcher.kill()
-    assert launcher.returncode == 40 + number
-    assert (repo.output() / "train_0.log").read_text().split("\n")[:2] == [f"got {number.name}", "left"]
-    assert f"after {number.name}" in errors
-    assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
+        process.kill()
+
+
+STOPPING = "[Stopping] by {}, in good order; SIGINT (Ctrl-C), twice in all, ends it at once.\n"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ([signal.SIGTERM], 40 + signal.SIGTERM),
+        ([signal.SIGINT], 40 + signal.SIGINT),
+        ([signal.SIGUSR1], 40 + signal.SIGUSR1),
+        ([signal.SIGINT, signal.SIGINT], 128 + signal.SIGINT),
+    ],
+)
+def test_signals_reach_the_run(repo: Repository, numbers: list[signal.Signals], code: int):
+    log, mode = repo.output() / "train_0.log", "wait" if len(numbers) == 1 else "wait long"
+    env = repo.environment(STUB_MODE=mode)
+    launcher = subprocess.Popen(repo.command(), cwd=repo.root, env=env, stdout=-1, stderr=-1, text=True)
+    errors = signalled(launcher, repo.root, log, *numbers)
+    assert launcher.returncode == code
+    assert log.read_text().split("\n")[:2] == [f"got {numbers[0].name}", "left" if mode == "wait" else ""]
+    assert errors.startswith(STOPPING.format(numbers[0].name)) and f"exit code {code} after {numbers[0].name}" in errors
+    assert list(repo.output().iterdir()) == [log]
 
 
 # A Python that makes "virtual environments" of copies of itself and "installs" by counting.
@@ -411,36 +480,61 @@ def test_quickstart_answers_before_it_sets_anything_up(repo: Repository, flag: s
     assert not (repo.root / ".venv").exists() and not (repo.root / "outputs").exists()
 
 
-def test_quickstart_keeps_the_users_own_data_apart(repo: Repository, tmp_path: Path):
-    """Stubs for all scripts: what matters is what they are called with, and what the table says the data are."""
+@pytest.fixture
+def quickstart(tmp_path: Path):
+    """Starts quickstart.sh in a folder of a hostile name, with stubs for all scripts."""
+    repo = Repository(tmp_path / HOSTILE)
     shutil.copy(ROOT / "quickstart.sh", repo.root)
     (repo.root / "requirements.txt").write_text("")
-    stub = "import sys\nopen('calls', 'a').write(' '.join(sys.argv) + '\\n')\n"
+    stub = "import json, sys\nopen('calls', 'a').write(json.dumps(sys.argv) + '\\n')\n"
     stub += "print('Mask Dice: 0.8\\nDice: 0.4\\nIoU: 0.7')\n"
-    stub += "print('[npu id: 0 ] * FPS@all 9.5') if 'train' in sys.argv[0] else None\n"
     for name in ("preprocess_dsb2018", "train", "val", "demo", "pthtar2onnx"):
-        (repo.root / f"{name}.py").write_text(stub)
+        (repo.root / f"{name}.py").write_text(stub + (STUB if name == "train" else ""))
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     fake = '#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; esac\nexec ' + sys.executable + ' "$@"\n'
     (tmp_path / "venv" / "bin" / "python").write_text(fake)
     (tmp_path / "venv" / "bin" / "python").chmod(0o755)
-    (tmp_path / "my raw data").mkdir()
     (repo.root / "inputs" / "quickstart_96" / "images").mkdir(parents=True)
-    command = ["bash", "quickstart.sh", f"--data={tmp_path / 'my raw data'}", "--epochs=2"]
-    env = repo.environment(VIRTUAL_ENV=str(tmp_path / "venv"))
-    done = subprocess.run(command, cwd=repo.root, env=env, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr + done.stdout
-    calls = (repo.root / "calls").read_text().splitlines()
-    assert (
-        calls[0]
-        == f"preprocess_dsb2018.py --input={tmp_path / 'my raw data'} --output inputs/quickstart_96 --overwrite"
-    )
-    assert calls[1] == "train.py inputs/quickstart_96 --name quickstart --epochs 2 --batch_size 8"
-    assert [call.split()[0] for call in calls[2:]] == ["val.py", "demo.py", "pthtar2onnx.py"]
-    table = dict(line.split(maxsplit=1) for line in done.stdout.partition("Results:\n")[2].splitlines())
+
+    def start(*flags: str, **env: str) -> subprocess.Popen:
+        command = ["bash", str(repo.root / "quickstart.sh"), *flags]
+        env = repo.environment(VIRTUAL_ENV=str(tmp_path / "venv"), **env)
+        return subprocess.Popen(command, cwd=tmp_path, env=env, stdout=-1, stderr=-1, text=True)
+
+    start.root = repo.root
+    return start
+
+
+@pytest.mark.parametrize("name", ["my raw data", HOSTILE])
+def test_quickstart_keeps_the_users_own_data_apart(quickstart, tmp_path: Path, name: str):
+    """What matters is what the scripts are called with, and what the table says the data are."""
+    (tmp_path / "raw" / name).mkdir(parents=True)
+    with quickstart(f"--data=raw/{name}", "--epochs=2") as process:
+        out, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, ""), out
+    calls = [json.loads(line) for line in (quickstart.root / "calls").read_text().splitlines()]
+    flags = [f"--input={tmp_path / 'raw' / name}", "--output", "inputs/quickstart_96", "--overwrite"]
+    assert calls[0] == ["preprocess_dsb2018.py", *flags]
+    assert " ".join(calls[1]) == "train.py inputs/quickstart_96 --name quickstart --epochs 2 --batch_size 8"
+    assert [call[0] for call in calls[2:]] == ["val.py", "demo.py", "pthtar2onnx.py"]
+    table = dict(line.split(maxsplit=1) for line in out.partition("Results:\n")[2].splitlines())
     assert table["data"].startswith("your own, ") and "DSB2018" not in table["data"]
     assert (table["IoU"].split()[0], table["Dice"], table["images/s"].split()[0]) == (
         "0.7",
         "0.8 (masks), 0.4 (probabilities)",
-        "9.5",
+        "200.123",
     )
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"), [([signal.SIGUSR1], 40 + signal.SIGUSR1), ([signal.SIGINT, signal.SIGINT], 130)]
+)
+def test_quickstart_passes_signals_on(quickstart, tmp_path: Path, numbers: list[signal.Signals], code: int):
+    (tmp_path / "raw").mkdir()
+    process = quickstart(f"--data={tmp_path / 'raw'}", STUB_MODE="wait" if len(numbers) == 1 else "wait long")
+    log = quickstart.root / "outputs" / "quickstart_logs" / "train.log"
+    name = numbers[0].name
+    assert signalled(process, quickstart.root, log, *numbers) == STOPPING.format(name) + f"[Stopped] by {name}\n"
+    assert process.returncode == code
+    assert f"got {name}\n" in log.read_text() and ("left\n" in log.read_text()) == (len(numbers) == 1)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_launchers import STUB, TEST_DIR, Repository
+from test_launchers import HOSTILE, STOPPING, STUB, TEST_DIR, Repository, signalled
 
 LAUNCHERS = ("train_full_8p", "train_performance_8p", "train_eval_8p")
 
@@ -45,6 +45,7 @@ if mode == "rank 2 is killed":
     time.sleep(60)
 if mode == "wait":
     def leave(number, frame):
+        time.sleep(4)  # a slow step, or a large checkpoint
         open(f"rank{rank} got {signal.Signals(number).name}", "w").close()
         sys.exit(0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -61,11 +62,20 @@ if rank:
     sys.exit()
 """
 
-# Answers for Python: notes what it would have run in a file, and prints the log of a run that went well.
+# Answers for Python: notes what it would have run in a file, and prints the log of a run that went well; or, with
+# FAKE_DEAF, is a torchrun with one rank, and both don't end.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 [[ $1 != -c ]] || exit "${FAKE_NO_TORCH:-0}"
-printf '%s\n' "$@" >"$PWD/command"
-env >"$PWD/environment"
+printf '%s\0' "$@" >command
+env >environment
+if [[ -n ${FAKE_DEAF:-} ]]; then
+    trap 'echo got SIGINT' INT
+    trap '' TERM USR1
+    for flag in "$@"; do [[ $flag != --rdzv_id=* ]] || id=${flag#*=}; done
+    TORCHELASTIC_RUN_ID=$id setsid sleep 60 &
+    touch ready
+    while :; do wait; done
+fi
 printf 'Epoch: [1][1/1]\tLoss 0.5\n[npu id: 0 ] * FPS@all 100\nTest: [1/1]\tLoss 0.6\n'
 printf '[npu id: 0 ] [AVG-IOU] * Iou 0.8\n'
 """
@@ -128,6 +138,14 @@ class Repository8p(Repository):
         with self.start(*flags, launcher=launcher, **env) as process:
             out, errors = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+    def short_grace(self) -> None:
+        script = self.root / "test" / "common_8p.sh"
+        script.write_text(re.sub(r"^grace=\d+", "grace=2", script.read_text(), count=1, flags=re.M))
+
+    def noted_command(self) -> list[str]:
+        """What a fake Python was called with."""
+        return (self.root / "command").read_text().split("\0")[:-1]
 
     def rank(self, rank: int) -> dict:
         return json.loads((self.root / f"rank{rank}.json").read_text())
@@ -260,21 +278,40 @@ def test_torchrun_command(fake: Repository8p, launcher: str):
     fake.checkpoint()
     done = fake.launch("--batch_size=64", "--precision_mode=must_keep_origin_dtype", launcher=launcher)
     assert (done.returncode, done.stderr) == (0, "")
-    command = (fake.root / "command").read_text().splitlines()
+    command = fake.noted_command()
     script = command.index("train.py")
     assert command[:2] == ["-m", "torch.distributed.run"]
     assert {"--nproc_per_node=8", "--local_addr=127.0.0.1"} <= set(command[2:script])
     assert {"--batch_size=64", "--no-amp", "--optimizer=SGD"} <= set(command[script:])
     environment = (fake.root / "environment").read_text().splitlines()
     assert f"OMP_NUM_THREADS={max(1, cores() // 8)}" in environment
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600" in environment
     assert len(list(fake.output().glob("*_bs64_8p_*.log"))) == 1
 
 
-def test_eval_takes_the_checkpoint_of_resume(fake: Repository8p, tmp_path: Path):
-    (tmp_path / "my model.pth.tar").touch()
-    command = fake.command("--resume=my model.pth.tar", launcher="train_eval_8p")
-    subprocess.run(command, cwd=tmp_path, env=fake.environment(), check=True, timeout=20, stdout=subprocess.PIPE)
-    assert f"--resume={tmp_path / 'my model.pth.tar'}" in (fake.root / "command").read_text().splitlines()
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_any_name_is_taken_as_it_is(tmp_path: Path, launcher: str):
+    """The repository's, the user's folder's, and those in flags; relative to where the user stands."""
+    fake, elsewhere = Repository8p(tmp_path / HOSTILE), tmp_path / "elsewhere" / HOSTILE
+    fake.set_python(FAKE_PYTHON)
+    data, checkpoint = elsewhere / HOSTILE, elsewhere / f"{HOSTILE}.pth.tar"
+    data.mkdir(parents=True)
+    checkpoint.touch()
+    flags = [f"--{flag}={HOSTILE}" for flag in ("name", "device", "optimizer", "precision_mode", "profiling")]
+    flags += ["--save_steps=5"]
+    command = [f"--data_path={HOSTILE}", f"--resume={checkpoint.name}", *flags]
+    done = fake.launch(*command, launcher=launcher, cwd=elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = fake.noted_command()
+    assert command[command.index("train.py") + 1] == str(data)
+    assert {f"--resume={checkpoint}", *flags} <= set(command)
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_resume_auto_is_for_training_only(fake: Repository8p):
+    assert fake.launch("--resume=auto", launcher="train_full_8p").returncode == 0
+    assert "--resume=auto" in fake.noted_command()
+    assert f'no checkpoint "{fake.root}/auto"' in fake.launch("--resume=auto", launcher="train_eval_8p").stderr
 
 
 def test_a_device_id_is_ignored_with_a_warning(fake: Repository8p):
@@ -292,7 +329,8 @@ def test_a_device_id_is_ignored_with_a_warning(fake: Repository8p):
         ("train_full_8p", "--num_gpus=", "--num_gpus"),
         ("train_performance_8p", "--num_gpus=3", "a multiple of --num_gpus, 3"),
         ("train_eval_8p", "--batch_size=20", "a multiple of --num_gpus, 8"),
-        ("train_full_8p", "--resume=x", 'Unknown flag "--resume=x"'),
+        ("train_full_8p", "--resume=nowhere", "/nowhere"),
+        ("train_full_8p", "--save_steps=none", "--save_steps"),
         ("train_full_1p", "--num_gpus=2", 'Unknown flag "--num_gpus=2"'),
         ("train_eval_8p", "--epoch=1", 'Unknown flag "--epoch=1"'),
         ("train_eval_8p", "--resume=nowhere", "/nowhere"),
@@ -320,7 +358,10 @@ def test_help(fake: Repository8p, launcher: str):
     assert done.returncode == 0
     for line in ("--num_gpus=N .*8", "--batch_size=N .*128", f"--num_workers=N .*{16 if 'eval' in launcher else 8}"):
         assert re.search(line, done.stdout)
-    assert ("--resume=FILE" in done.stdout) == ("eval" in launcher)
+    assert ("--resume=FILE " in done.stdout, "--resume=auto|FILE " in done.stdout) == (
+        "eval" in launcher,
+        "eval" not in launcher,
+    )
     assert not (fake.root / "test" / "output").exists()
 
 
@@ -351,8 +392,7 @@ def test_a_mistake_that_all_ranks_meet_is_seen(repo: Repository8p):
 
 def test_a_killed_rank_ends_the_run(repo: Repository8p):
     """Also where another rank is deaf to torchrun, and where it leaves processes behind."""
-    script = repo.root / "test" / "common_8p.sh"
-    script.write_text(re.sub(r"^grace=\d+", "grace=2", script.read_text(), count=1, flags=re.M))
+    repo.short_grace()
     start = time.monotonic()
     done = repo.launch_ranks("--num_gpus=4", STUB_MODE="rank 2 is killed")
     assert time.monotonic() - start < 25  # torchrun itself would wait 30 s for rank 3
@@ -392,10 +432,11 @@ def test_an_old_rank_log_is_not_shown(repo: Repository8p):
 
 
 def test_signals_reach_all_ranks(tmp_path: Path):
-    """Three runs side by side, which also shows that they don't take each other's port."""
+    """In their own time. Three runs side by side, which also shows that they don't take each other's port."""
     runs = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         repo = Repository8p(tmp_path / number.name)
+        repo.short_grace()
         runs.append((number, repo, repo.start("--num_gpus=2", launcher="train_full_8p", STUB_MODE="wait")))
     try:
         for number, repo, process in runs:
@@ -409,12 +450,17 @@ def test_signals_reach_all_ranks(tmp_path: Path):
                 "--device_id.\n"
             )
             process.send_signal(number)
+        for number, _, process in runs:
+            for _ in range(3 if number != signal.SIGINT else 0):  # which torchrun would take for an order to leave
+                time.sleep(0.3)
+                process.send_signal(number)
         for number, repo, process in runs:
             _, errors = process.communicate(timeout=30)
             got = sorted(p.name for p in repo.root.glob("rank? got *"))
             assert got == [f"rank{rank} got {number.name}" for rank in range(2)]
             assert process.returncode == 128 + number
             assert errors.splitlines() == [
+                STOPPING.format(number.name)[:-1],
                 f"[Error] The run failed with exit code {128 + number} after {number.name}. The last lines of its log:",
                 "rank 0 is here",
             ]
@@ -423,6 +469,14 @@ def test_signals_reach_all_ranks(tmp_path: Path):
     finally:
         for _, _, process in runs:
             process.kill()
+
+
+def test_a_second_ctrl_c_ends_ranks_that_are_deaf(fake: Repository8p):
+    launcher = fake.start(launcher="train_full_8p", FAKE_DEAF="1")
+    signals = [signal.SIGINT, signal.SIGINT]
+    errors = signalled(launcher, fake.root, fake.output() / "train_0.log", *signals)
+    assert launcher.returncode == 130 and fake.processes() == []
+    assert errors.startswith(STOPPING.format("SIGINT") + "[Error] The run failed with exit code 130 after SIGINT.")
 
 
 CANN = 'export ASCEND_HOME_PATH=/cann$NO_SUCH_VARIABLE\nfalse\nexport SOURCED="${SOURCED:-}$1"\n'
@@ -445,7 +499,7 @@ def install_cann(folder: Path) -> None:
 class TestEnvNpu:
     @pytest.fixture(autouse=True)
     def one_process(self, tmp_path: Path):
-        self.repo = Repository(tmp_path / "a repository")
+        self.repo = Repository(tmp_path / HOSTILE)
         self.home = self.repo.root / "home"
 
     def launched(self, **env: str):
