@@ -1,10 +1,15 @@
 """A small prepared data set, a model trained on it, and a way to run the scripts as a user does."""
 
+import functools
+import json
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -16,7 +21,8 @@ import archs
 
 ROOT = Path(__file__).resolve().parents[2]
 DSB2018_ZIP = ROOT / os.environ.get("DSB2018_ZIP", "inputs/stage1_train.zip")
-TINY = ("--input_h", "32", "--input_w", "32", "--batch_size", "4", "--num_workers", "0")
+NPU = str(ROOT / "test" / "unit" / "standin_npu")
+TINY = ("--input_h", "16", "--input_w", "16", "--batch_size", "4", "--num_workers", "0")
 
 # a suite that a shell started in the background ignores it, and so would the processes that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,10 +42,82 @@ def real_zip() -> Path:
     return DSB2018_ZIP
 
 
-def run(script: str, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script of the repository as a process, with both streams in `stdout`."""
+@functools.cache
+def forks(python_path: str) -> subprocess.Popen:
+    """forks.py at work, with this PYTHONPATH."""
+    return subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forks.py")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_side_by_side(
+    script: Path, each: list[tuple[tuple, dict[str, str]]], cwd: Path
+) -> list[subprocess.CompletedProcess]:
+    """Run a script in several processes at once, of each its flags and environment; `stdout` has both streams."""
+    with tempfile.TemporaryDirectory() as outputs:
+        requests = []
+        for k, (flags, environment) in enumerate(each):
+            environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+            requests.append([str(script), [*map(str, flags)], str(cwd), environment, f"{outputs}/{k}"])
+        # a back end is there from torch's import on; the other folders are for later
+        server = forks(NPU if NPU in each[0][1].get("PYTHONPATH", "") else "")
+        server.stdin.write(json.dumps(requests) + "\n")
+        server.stdin.flush()
+        if not select.select([server.stdout], [], [], 300)[0]:
+            os.killpg(server.pid, signal.SIGKILL)
+            forks.cache_clear()
+            pytest.fail(f"no end after 300 s: {requests}")
+        codes = json.loads(server.stdout.readline())
+        texts = [Path(request[-1]).read_text() for request in requests]
+    return [subprocess.CompletedProcess(request[:2], code, text) for request, code, text in zip(requests, codes, texts)]
+
+
+def run(script: str | Path, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script, of the repository if relative, as a process, with both streams in `stdout`."""
+    return run_side_by_side(ROOT / script, [(flags, environment)], cwd)[0]
+
+
+def run_ranks(
+    count: int, script: str | Path, *flags: object, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess:
+    """The same in `count` processes, which are told what torchrun would tell them; their outputs follow each other.
+
+    Where one of them fails it takes torchrun itself, which ends the others.
+    """
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} | environment
+    meeting |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    each = [(flags, meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+    results = run_side_by_side(ROOT / script, each, cwd)
+    code = next((result.returncode for result in results if result.returncode), 0)
+    return subprocess.CompletedProcess(results[0].args, code, "".join(result.stdout for result in results))
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def run_afresh(script: str, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """As `run`, from the very beginning: with the script's own imports."""
+    return run_python(ROOT / script, *flags, cwd=cwd, **environment)
+
+
+def torchrun(count: int, script: Path, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script in `count` processes of one thread each, with both streams in `stdout`."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}")
+    return run_python(*launcher, script, *flags, cwd=cwd, **environment)
+
+
+def run_python(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python, with both streams in `stdout`."""
     return subprocess.run(
-        [sys.executable, ROOT / script, *map(str, flags)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.PIPE,
@@ -91,21 +169,6 @@ def random_net(arch: str = "UNet", classes: int = 1, deep_supervision: bool = Fa
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint."""
     return torch.load(path, weights_only=True)["state_dict"]
-
-
-def torchrun(count: int, script: Path, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script in `count` processes of one thread each, with both streams in `stdout`."""
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", script]
-        + [str(flag) for flag in flags],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=300,
-    )
 
 
 def clone(folder: Path) -> Path:

@@ -45,7 +45,7 @@ if mode == "rank 2 is killed":
     time.sleep(60)
 if mode == "wait":
     def leave(number, frame):
-        time.sleep(4)  # a slow step, or a large checkpoint
+        time.sleep(3)  # a slow step, or a large checkpoint
         open(f"rank{rank} got {signal.Signals(number).name}", "w").close()
         sys.exit(0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -141,7 +141,7 @@ class Repository8p(Repository):
 
     def short_grace(self) -> None:
         script = self.root / "test" / "common_8p.sh"
-        script.write_text(re.sub(r"^grace=\d+", "grace=2", script.read_text(), count=1, flags=re.M))
+        script.write_text(re.sub(r"^grace=\d+", "grace=1", script.read_text(), count=1, flags=re.M))
 
     def noted_command(self) -> list[str]:
         """What a fake Python was called with."""

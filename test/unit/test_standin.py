@@ -8,8 +8,6 @@ import io
 import json
 import math
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import needs_compiler
+from conftest import needs_compiler, run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,24 +29,10 @@ pytestmark = needs_compiler
 
 
 def start(*checks: Callable[[], None], folders: tuple[Path, ...] = (NPU,), processes: int = 1, **environment) -> None:
-    """Run checks in a process of their own, or in several under torchrun."""
-    command = [sys.executable, __file__, *(check.__name__ for check in checks)]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-        command[1:1] = launcher
+    """Run checks in a process of their own, or in several."""
     paths = os.pathsep.join(map(str, [*folders, ROOT]))
-    done = subprocess.run(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=300,  # the first one compiles
-    )
+    names = (check.__name__ for check in checks)
+    done = run_ranks(processes, __file__, *names, cwd=ROOT, PYTHONPATH=paths, **environment)
     assert done.returncode == 0, done.stdout
 
 
