@@ -30,6 +30,7 @@ num_workers=4
 name=
 resume=             # auto, or a file
 save_steps=
+switches=()         # flags that train.py gets as they are
 precision=          # --hf32 or --fp32
 precision_mode=
 bin_mode=
@@ -69,6 +70,8 @@ $summary
   --name=NAME             run name, the folder below models/ (default: $(default_name))
   --resume=$resume_usage
   --save_steps=N          save within epochs too, every N steps (default: only after each epoch)
+  --resume_anyway, --trust_checkpoint, --skip_bad
+                          as in train.py, whose messages tell when they are needed
   --precision_mode=MODE   allow_mix_precision or must_keep_origin_dtype: no AMP (default: allow_mix_precision)
   --fp32, --hf32          switch HF32/TF32 off, or leave it on
   --bin_mode              precompiled operators (NPU)
@@ -122,6 +125,7 @@ parse_flags() {
                 resume=$value
                 ;;
             --save_steps=*) save_steps=$value ;;
+            --resume_anyway | --trust_checkpoint | --skip_bad) switches+=("$arg") ;;
             --hf32 | --fp32)
                 [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'
                 precision=$arg
@@ -221,6 +225,7 @@ prepare() {
     train_args+=("--name=$run_name")
     [[ -z $resume ]] || train_args+=("--resume=$resume")
     [[ -z $save_steps ]] || train_args+=("--save_steps=$save_steps")
+    train_args+=("${switches[@]}")
     [[ -z $precision_mode ]] || train_args+=("--precision_mode=$precision_mode")
     [[ -z $precision ]] || train_args+=("$precision")
     [[ -z $bin_mode ]] || train_args+=("--bin_mode=$bin_mode")
