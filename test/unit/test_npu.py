@@ -119,14 +119,15 @@ def test_the_launchers_on_two_npus(tmp_path):
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_mixed_precision_on_two_npus(discs, level):
     """With BatchNorm over both; what one process then goes on from."""
-    flags = (*FLAGS, "--name", "run", "--opt-level", level)
+    flags = (*FLAGS, "--scheduler", "ConstantLR", "--name", "run", "--opt-level", level)
     shown = succeed(run_ranks(2, "train.py", *flags, "--epochs", "1", "--sync_bn", cwd=discs, **ON_NPU))
     assert f"UNet on npu:0, 2 processes, {level}, float16" in shown and shown.count("Epoch: [1]") == 4
     assert f"UNet on npu:1, 2 processes, {level}" in (discs / "models" / "run" / "rank1.log").read_text()
     checkpoint = discs / "models" / "run" / "checkpoint.pth.tar"
     steps = 4
     if level == "O2":
-        succeed(run("train.py", *flags, "--epochs", "2", "--resume", checkpoint, cwd=discs, **ON_NPU))
+        more = ("--epochs", "2", "--resume", checkpoint, "--resume_anyway")  # without --sync_bn
+        succeed(run("train.py", *flags, *more, cwd=discs, **ON_NPU))
         steps = 8
     state = torch.load(checkpoint, weights_only=True)["amp"]
     assert state == {"loss_scaler0": {"loss_scale": 128.0, "unskipped": steps}}
@@ -187,7 +188,8 @@ def test_other_apexes(discs):
     """NVIDIA's old one has no combine_grad; dynamic scale; two processes; and PyPI's is something else altogether."""
     record = discs / "record"
     environment = {"PYTHONPATH": f"{NPU}{os.pathsep}{APEX}", "STANDIN_APEX_RECORD": str(record)}
-    flags = (*FLAGS, "--name", "run", "--epochs", "1", "--loss-scale", "-1")
+    constant = (*FLAGS, "--scheduler", "ConstantLR")
+    flags = (*constant, "--name", "run", "--epochs", "1", "--loss-scale", "-1")
     level = ("--opt-level", "O1")
     succeed(run_ranks(2, "train.py", *flags, *level, cwd=discs, **environment, STANDIN_APEX_COMBINE_GRAD="0"))
     (initialize, _) = [own["arguments"] for own in recorded(record) if own["call"] == "initialize"]
@@ -196,7 +198,7 @@ def test_other_apexes(discs):
     # a static scale is this run's flag, whatever the file has
     checkpoint = "models/run/checkpoint.pth.tar"
     more = ("--name", "run", "--epochs", "2", "--resume", checkpoint)
-    succeed(run("train.py", *FLAGS, *more, cwd=discs, **environment))
+    succeed(run("train.py", *constant, *more, cwd=discs, **environment))
     assert torch.load(checkpoint, weights_only=True)["amp"]["loss_scaler0"]["loss_scale"] == 128.0
 
     other = {"PYTHONPATH": f"{NPU}{os.pathsep}{OTHER_APEX}"}
