@@ -31,7 +31,8 @@ def brighten(image: np.ndarray) -> np.ndarray:
     if high > 200:
         return image
     gain = min(255 / max(high - low, 1), 20)  # an image of nothing but noise stays dark
-    return ((image - low) * gain).clip(0, 255).astype(np.uint8)
+    levels = ((np.arange(256) - low) * gain).clip(0, 255).astype(np.uint8)
+    return levels[image]  # a table: large images as floats would fill the memory
 
 
 def overlay(image: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray] = ()) -> np.ndarray:

@@ -12,10 +12,17 @@ PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yam
 PACKAGES += ("matplotlib", "onnx", "onnxruntime")
 
 
+def prepare_opencv() -> None:
+    """Set what OpenCV, once it is loaded, reads from the environment; processes that are started inherit it."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad file is ours to tell, by its name
+    # a file of 70 bytes can claim any size; OpenCV looks before it takes memory, but allows ten times as much
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
+
+
 def require_packages() -> None:
     """End with one sentence where a package of requirements.txt is not installed. For scripts, before their imports."""
     end_quietly()
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a bad file is ours to tell, by its name
+    prepare_opencv()
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         sys.exit(f"[Error] not installed: {', '.join(lacking)}; run `pip install -r requirements.txt`")

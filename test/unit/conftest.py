@@ -12,6 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import startup
+
+startup.prepare_opencv()  # as in every script, before OpenCV is loaded
+
 import cv2
 import numpy as np
 import pytest
