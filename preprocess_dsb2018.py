@@ -131,11 +131,12 @@ def read_journal(journal: Path, origin: dict) -> dict[str, dict]:
     try:
         lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
-    except (OSError, ValueError):
+        if entries[:1] != [origin]:
+            return {}
+        # those that were skipped may be mended by now
+        return {entry["id"]: entry for entry in entries[1:] if {"id", "size", "nuclei"} <= entry.keys()}
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError):  # the disk had a say in it
         return {}
-    if not entries or entries[0] != origin:
-        return {}
-    return {entry["id"]: entry for entry in entries[1:] if "skipped" not in entry}  # those may be mended by now
 
 
 def run(raw: RawSet, ids: list[str], output: Path, size: int, workers: int):

@@ -1,31 +1,43 @@
 """The raw images of DSB2018 in Kaggle's layout, one mask file a nucleus, in a folder or a zip."""
 
+import io
+import math
 import re
+import stat
 import zipfile
-import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 import files
+import names
 from errors import InputError
 
 MEMBER = re.compile(r"(?:.*/)?(?P<id>[^/]+)/(?P<kind>images|masks)/(?P<file>[^/]+)")
 
+# a zip's limits; the whole raw set of DSB2018 has 30 000 members and 83 MB
+MOST_MEMBERS = 250_000
+MOST_DIRECTORY_BYTES = 48 * 2**20  # zipfile makes an object of every 47 bytes: a million of them take six seconds
+MOST_TOTAL_BYTES = 64 * 2**30
+# a blank mask as BMP shrinks to a thousandth, so that only of large members the ratio tells anything
+LARGE_MEMBER_BYTES, MOST_RATIO = 64 * 2**20, 200
+LOCAL_HEADER_BYTES = 30
+
 
 class RawSet:
-    """A raw set in a folder or a zip: for each id its image and its masks, read as bytes by name."""
+    """A raw set in a folder or a zip: for each id its image and its masks, read as bytes by name.
+
+    Raises InputError where the path is neither, holds no raw images, or is a zip that `open_zip` refuses.
+    """
 
     def __init__(self, path: Path):
         self.path, self.zip = path, None
         if path.is_dir():
-            names = (p.relative_to(path).as_posix() for p in path.rglob("*.*") if p.is_file())
+            found = (p.relative_to(path).as_posix() for p in path.rglob("*.*") if p.is_file())
         elif path.is_file():
-            try:
-                self.zip = zipfile.ZipFile(path)
-            except zipfile.BadZipFile as error:
-                raise InputError(f"{path}: not a zip ({error}); give the raw folder or stage1_train.zip") from error
-            names = self.zip.namelist()
+            self.zip = open_zip(path)
+            found = self.zip.namelist()
         else:
             raise InputError(
                 f"{path}: no such file or folder; give the raw set with --input, fetch it with --download, "
@@ -33,7 +45,7 @@ class RawSet:
             )
         self.images: dict[str, list[str]] = {}
         self.masks: dict[str, list[str]] = {}
-        for name in names:
+        for name in found:
             match = MEMBER.fullmatch(name)
             if not match or match["file"].startswith(".") or name.startswith("__MACOSX/") or match["id"] in (".", ".."):
                 continue
@@ -46,10 +58,89 @@ class RawSet:
 
     def read(self, name: str) -> bytes:
         """A member's bytes; raises InputError naming it where they cannot be read."""
+        if not self.zip:
+            return files.read_bytes(self.path / name)
         try:
-            return self.zip.read(name) if self.zip else (self.path / name).read_bytes()
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-            raise InputError(f"{name}: cannot be read ({error})") from error
+            with self.zip.open(name) as member:
+                # never more than the directory says, which was checked: a member may hold more than it claims
+                return member.read(max(self.zip.getinfo(name).file_size, 1))
+        except Exception as error:  # zipfile, zlib and struct have a type each for a broken zip
+            raise InputError(f"{name}: cannot be read ({names.shown(error)})") from error
+
+
+class _ZipFile(io.FileIO):
+    """A zip on the disk, out of which no more than `most` bytes are read at a time."""
+
+    most = MOST_DIRECTORY_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self.most:
+            raise zipfile.BadZipFile(f"its directory has more than {self.most} bytes")
+        return super().read(size)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip that somebody else made; nothing but its directory is looked at.
+
+    Raises InputError naming the zip, and the member if it is one, where it is damaged, where a member's name leads out
+    of the folder it would be unpacked to, or could not be shown, where a member is a link, encrypted, or shares its
+    bytes with another, and where one or all would grow absurdly.
+    """
+    file = _ZipFile(path)
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # struct, Unicode and zipfile have a type each for a broken directory
+        file.close()
+        raise InputError(
+            f"{path}: not a zip that can be read ({names.shown(error)}); give the raw folder or stage1_train.zip"
+        ) from error
+    file.most = math.inf  # from here on the limits below hold
+    members = archive.infolist()
+    objection = _objection_to_all(members, archive.start_dir)
+    if not objection:
+        told = ((member, _objection_to(member)) for member in members)
+        objection = next((f"its member '{names.shown(m.orig_filename)}' {what}" for m, what in told if what), None)
+    if objection:
+        archive.close()
+        file.close()
+        raise InputError(f"{path}: refused, nothing of it was read: {objection}; make a zip of the raw images alone")
+    return archive
+
+
+def _objection_to(member: zipfile.ZipInfo) -> str | None:
+    name = member.orig_filename  # zipfile's own `filename` ends at a NUL
+    parts = re.split(r"[/\\]", name.removesuffix("/"))
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if ".." in parts or not parts[0] or re.match("[A-Za-z]:", name):
+        return "leads out of its folder"
+    if name != names.shown(name, len(name)) or len(name) > 1000:
+        return "has a name of control characters or of more than 1000 letters"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device"
+    if member.flag_bits & 0x2041:  # encrypted by the old way, by a newer one, with its header
+        return "is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is compressed by method {member.compress_type}, not by deflate"  # others inflate without a bound
+    if member.file_size > files.MOST_BYTES:
+        return f"has {member.file_size} bytes, and at most {files.MOST_BYTES} are read"
+    if member.file_size > LARGE_MEMBER_BYTES and member.file_size > MOST_RATIO * member.compress_size:
+        return f"would grow from {member.compress_size} to {member.file_size} bytes"
+    return None
+
+
+def _objection_to_all(members: list[zipfile.ZipInfo], start_of_directory: int) -> str | None:
+    if len(members) > MOST_MEMBERS:
+        return f"it has {len(members)} members, and at most {MOST_MEMBERS} are taken"
+    if (total := sum(member.file_size for member in members)) > MOST_TOTAL_BYTES:
+        return f"it would grow to {total} bytes, and at most {MOST_TOTAL_BYTES} are taken"
+    if len({member.filename for member in members}) < len(members):
+        return "two of its members have the same name"
+    # bytes that several members share make a small zip of any size
+    places = sorted((m.header_offset, m.header_offset + LOCAL_HEADER_BYTES + m.compress_size) for m in members)
+    places.append((start_of_directory, start_of_directory))
+    if places[0][0] < 0 or any(end > start for (_, end), (start, _) in pairwise(places)):
+        return "its members overlap"
+    return None
 
 
 def compose(raw: RawSet, img_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +148,8 @@ def compose(raw: RawSet, img_id: str) -> tuple[np.ndarray, np.ndarray]:
 
     Raises InputError saying why there are none.
     """
+    if not names.is_plain(img_id):
+        raise InputError(f"{names.shown(img_id)}: too long, or not fit for a file's name; rename the folder")
     images, masks = raw.images.get(img_id, []), raw.masks.get(img_id, [])
     if len(images) != 1:
         raise InputError(f"{img_id}: {len(images)} images, where there must be one")
