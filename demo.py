@@ -27,6 +27,7 @@ import dataset
 import engine
 import files
 import metrics
+import names
 import pictures
 import utils
 
@@ -98,13 +99,14 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 def unique_names(paths: list[Path]) -> list[str]:
     """A file name for each image's pictures: its stem, with its folder's name or a number where that is taken."""
-    names, taken = [], set()
+    chosen, taken = [], set()
     for path in paths:
-        candidates = [path.stem, f"{path.resolve().parent.name}_{path.stem}"]
-        candidates += [f"{path.stem}_{number}" for number in range(2, len(paths) + 2)]
-        names.append(next(name for name in candidates if name not in taken))
-        taken.add(names[-1])
-    return names
+        stem = names.tame(path.stem)
+        candidates = [stem, names.tame(f"{path.resolve().parent.name}_{path.stem}")]
+        candidates += [f"{stem}_{number}" for number in range(2, len(paths) + 2)]
+        chosen.append(next(name for name in candidates if name not in taken))
+        taken.add(chosen[-1])
+    return chosen
 
 
 def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Runtime) -> tuple[Gallery, int]:
@@ -122,7 +124,7 @@ def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Run
                 image = files.read_image(path)
             except InputError as error:
                 failed += 1
-                print(f"[Error] {error}", file=sys.stderr)
+                print(f"[Error] {names.shown(error)}", file=sys.stderr)
                 continue
             pending.append((name, image))
             batch.append(dataset.to_input(transform(image=image)["image"]))

@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 
+import names
 import runtime
 
 # kept equal to the tables in archs.py, losses.py and train.py by a test: importing those would import torch
@@ -108,7 +109,16 @@ def _milestones(text: str) -> list[int]:
 
 
 def _extension(text: str) -> str:
-    return text if text.startswith(".") else f".{text}"
+    extension = text if text.startswith(".") else f".{text}"
+    if not names.EXTENSION.fullmatch(extension):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an extension, as .png is one")
+    return extension
+
+
+def _folder_name(text: str) -> str:
+    if not names.is_plain(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder under inputs/; a path is --data_path's")
+    return text
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -261,7 +271,7 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", default=default_name(), help="folder under models/ whose best checkpoint is used")
     parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
     parser.add_argument("--data_path", help="prepared data (default: as in training)")
-    parser.add_argument("--dataset", help="inputs/<dataset> as the prepared data")
+    parser.add_argument("--dataset", type=_folder_name, help="inputs/<dataset> as the prepared data")
     parser.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images at a time")
     parser.add_argument("--threshold", default=0.5, type=_real(0), help="probability above which a pixel is a nucleus")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")

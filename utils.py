@@ -1,15 +1,17 @@
 """Small things every script needs: meters and log lines, seeds, run folders and the settings they hold."""
 
 import random
-import re
+import reprlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 
+import names
 from errors import InputError
-from files import replacing
+from files import read_bytes, replacing
 
 
 class AverageMeter:
@@ -47,8 +49,11 @@ def seed_everything(seed: int) -> None:
 
 def run_folder(name: str, parent: str = "models") -> Path:
     """`<parent>/<name>`; raises InputError where the name would lead out of the folder."""
-    if not re.fullmatch(r"[^/\\\0\n\r]+", name) or name in (".", "..") or name.startswith("-"):
-        raise InputError(f"--name {name!r}: use a plain folder name, without slashes or line breaks or a leading dash")
+    if not names.is_plain(name) or name.startswith("-"):
+        raise InputError(
+            f"--name {names.shown(repr(name))}: use a plain folder name, without slashes, control characters or a "
+            "leading dash, and not too long"
+        )
     return Path(parent) / name
 
 
@@ -58,18 +63,46 @@ def save_config(config: dict, folder: Path) -> None:
         path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+MOST_CONFIG_BYTES = 64 * 2**10  # ours have one or two KB
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which let a short file stand for billions of values, and without deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it uses aliases, and flags need none")
+        self.depth += 1
+        if self.depth > 10:
+            raise yaml.YAMLError("it is nested more than ten deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
 def load_config(folder: Path) -> dict:
-    """Read `<folder>/config.yml`; {} where there is none. Raises InputError where it is not a YAML mapping."""
+    """Read `<folder>/config.yml`; {} where there is none. Raises InputError where it is not a small YAML mapping."""
     path = folder / "config.yml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML; mend or remove it ({' '.join(str(error).split())})") from error
+    content = read_bytes(path, MOST_CONFIG_BYTES)
+    try:
+        config = yaml.load(content.decode("utf-8"), _PlainLoader)
+    except Exception as error:  # besides its own errors, PyYAML raises many types for dates and numbers that are none
+        reason = names.shown(" ".join(str(error).split()), 200)
+        raise InputError(f"{path}: not readable as YAML; mend or remove it ({reason})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no `flag: value` lines; mend or remove it")
     return config
+
+
+def _in_short(value: object) -> str:
+    try:
+        return names.shown(reprlib.repr(value))
+    except ValueError:  # a number of thousands of digits has no text
+        return "a number of thousands of digits"
 
 
 def find_model(name: str) -> Path:
@@ -95,6 +128,18 @@ SETTINGS = {
     "loss": "LovaszHingeLoss",
     "seed": 5,
 }
+# which of their values are taken from a file that somebody else may have made
+SANE: dict[str, Callable[[object], bool]] = {
+    "dataset": names.is_plain,
+    "img_ext": names.EXTENSION.fullmatch,
+    "mask_ext": names.EXTENSION.fullmatch,
+    "input_h": range(1, 4097).__contains__,
+    "input_w": range(1, 4097).__contains__,
+    "batch_size": range(1, 2**16 + 1).__contains__,
+    "loss": str.isidentifier,
+    "seed": range(2**64).__contains__,
+}
+LONGEST_PATH = 4000
 
 
 def settings_of(checkpoint: dict, path: Path) -> dict:
@@ -109,9 +154,11 @@ def settings_of(checkpoint: dict, path: Path) -> dict:
     settings = SETTINGS | {flag: value for flag, value in config.items() if value is not None}
     for flag, default in SETTINGS.items():
         value = settings[flag]
-        least = 0 if flag == "seed" else 1
-        if type(value) is not type(default) or (value < least if isinstance(value, int) else not value):
-            raise InputError(f"{where}: {flag} cannot be {value!r}; the recipe has {default!r}")
+        if type(value) is not type(default) or not SANE[flag](value):
+            raise InputError(f"{where}: {flag} cannot be {_in_short(value)}; the recipe has {default!r}")
+    recorded = settings.get("data_path", "")
+    if not isinstance(recorded, str) or recorded != names.shown(recorded, LONGEST_PATH):
+        raise InputError(f"{where}: data_path cannot be {_in_short(recorded)}; it names a folder")
     return settings
 
 

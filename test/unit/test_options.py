@@ -235,6 +235,11 @@ def refusal(capsys: pytest.CaptureFixture, parse, argv: list[str]) -> str:
         ("--precision_mode", "fp16"),
         ("--bin_mode", "2"),
         ("--input_channels", "4"),
+        *[
+            (flag, text)
+            for flag in ("--img_ext", "--mask_ext")
+            for text in ("", ".", "..", "/png", "../x.png", ".png/../../x", ".*", ".p\ng", "." + "x" * 99)
+        ],
     ],
 )
 def test_a_bad_value_is_answered_by_its_flag(capsys: pytest.CaptureFixture, flag: str, text: str) -> None:
@@ -265,6 +270,9 @@ def test_a_side_that_does_not_fit_gets_its_neighbours(
         ("demo.py", "--threshold -0.1", "--threshold"),
         ("demo.py", "--input x.png --data_path y", "--data_path"),
         ("demo.py", "--input x.png --dataset y", "--dataset"),
+        ("demo.py", "--dataset ../y", "--dataset"),
+        ("demo.py", "--dataset /y", "--dataset"),
+        ("demo.py", "--dataset ..", "--dataset"),
         ("pthtar2onnx.py", "--input_w 100", "--input_w"),
         ("pthtar2onnx.py", "--opset 10", "--opset"),
         ("preprocess_dsb2018.py", "--synthetic 1", "--synthetic"),

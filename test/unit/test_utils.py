@@ -148,12 +148,16 @@ def test_run_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "/etc", "a/", "a\\b", "a\nb", "a\n", "a\rb", "a\0b", "-rf", "--name"]
+    "name",
+    [
+        *("", ".", "..", "../x", "a/b", "/etc", "a/", "a\\b", "a\nb", "a\n", "a\rb", "a\0b", "-rf", "--name"),
+        *("a\x1b[2Jb", "a\u202eb", "a\u2028b", "a\udc80b", "x" * 201),
+    ],
 )
 def test_run_folder_refuses(name: str) -> None:
     with pytest.raises(InputError) as error:
         utils.run_folder(name)
-    assert "--name" in str(error.value) and repr(name) in str(error.value)
+    assert "--name" in str(error.value) and repr(name)[:99] in str(error.value) and str(error.value).isprintable()
 
 
 def test_config_comes_back(tmp_path: Path) -> None:
@@ -186,14 +190,28 @@ def test_no_config(tmp_path: Path) -> None:
         b"a: \xff\xfe",
         b"a: \x00",
         b"a: !!python/object/apply:os.system ['touch ran']",
+        b"a: &x [1]\nb: *x",
+        b"".join(b"k%d: &k%d [%s]\n" % (i, i, b", ".join([b"*k%d" % (i - 1)] * 9) if i else b"1") for i in range(30)),
+        b"a: &x {b: 1}\nc:\n  <<: *x",
+        b"a: " + b"[" * 60000,
+        b"a: " + b"{a: " * 5000,
+        b"a: " + b"9" * 60000,
+        b"a: 2001-99-99",
+        b"a: !!timestamp x",
+        b"a: !!int ''",
+        b"a: !!bool x",
+        b"a: 1" + b":1" * 30000 + b".5",
+        b"a: 1\n" + b"#" * 2**16,
     ],
+    ids=lambda content: repr(content[:20]),
 )
 def test_a_broken_config_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yml").write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "config.yml"))) as error:
         utils.load_config(tmp_path)
-    assert "mend or remove" in str(error.value) and "\n" not in str(error.value)
+    assert re.search("mend or remove|give a smaller file", str(error.value))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
     assert not (tmp_path / "ran").exists()
 
 
@@ -235,13 +253,46 @@ def test_settings_of(tmp_path: Path) -> None:
         {"batch_size": -3},
         {"seed": "x"},
         {"img_ext": ""},
+        {"img_ext": "png"},
+        {"mask_ext": "/../../x.png"},
+        {"mask_ext": ".."},
+        {"dataset": "../x"},
+        {"dataset": "/x"},
+        {"dataset": "a\x1b[2J"},
+        {"input_h": 10**6},
+        {"input_w": 96.0},
+        {"input_h": True},
+        {"batch_size": 2**31},
+        {"seed": 2**64},
+        {"loss": "a b"},
     ],
+    ids=str,
 )
 def test_junk_in_a_config_is_named(tmp_path: Path, junk: dict) -> None:
     utils.save_config(junk, tmp_path)
     ((flag, value),) = junk.items()
     with pytest.raises(InputError, match=re.escape(f"config.yml: {flag} cannot be {value!r}; the recipe has")):
         utils.settings_of({}, tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ({"input_h": 16**5000}, "input_h cannot be a number of thousands of digits"),
+        ({"dataset": "x" * 9999}, "dataset cannot be 'xxx"),
+        ({"loss": [16**5000]}, "loss cannot be a number of thousands of digits"),
+        ({"data_path": 3}, "data_path cannot be 3"),
+        ({"data_path": ["x"]}, "data_path cannot be ['x']"),
+        ({"data_path": "x\0"}, "data_path cannot be 'x\\x00'"),
+        ({"data_path": "x\n[Error] y"}, "data_path cannot be 'x\\n[Error] y'"),
+        ({"data_path": "x" * 9999}, "data_path cannot be 'xxx"),
+    ],
+    ids=["digits", "long", "list", "number", "listed path", "NUL", "line", "long path"],
+)
+def test_junk_in_a_checkpoints_own_record_is_named(tmp_path: Path, config: dict, told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(told)) as error:
+        utils.settings_of({"config": config}, tmp_path / "x.pth.tar")
+    assert "x.pth.tar: " in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize(
