@@ -7,6 +7,8 @@ blocks `conv{level}_{column}`, inside them `conv1 bn1 conv2 bn2`, heads `final` 
 import torch
 from torch import Tensor, nn
 
+import names
+
 WIDTHS = (32, 64, 128, 256, 512)
 STRIDE = 2 ** (len(WIDTHS) - 1)  # four poolings: sides must be multiples of 16
 
@@ -153,5 +155,5 @@ def from_state_dict(state_dict: dict[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:  # torch's wording runs over many lines; the first few name the keys
-        raise ValueError(" ".join(str(error).split())[:300]) from error
+        raise ValueError(names.shown(" ".join(str(error).split()))) from error
     return model

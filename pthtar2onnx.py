@@ -89,7 +89,9 @@ def main(args: Namespace) -> None:
         difference = largest_difference(model, partial, examples)
         print(f"largest difference from torch in onnxruntime: {difference:.2e}")
         if not difference <= TOLERANCE:
-            raise InputError(f"the export differs from torch by more than {TOLERANCE}; {target} is left as it was")
+            raise InputError(
+                f"{path}: its export differs from torch by more than {TOLERANCE}; {target} is left as it was"
+            )
     shape = "batch×3×height×width" if args.dynamic else "×".join(map(str, examples[0].shape))
     print(f"{target}: input actual_input_1 {shape}, output {', '.join(outputs)}, opset {args.opset}")
 
