@@ -275,7 +275,7 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images at a time")
     parser.add_argument("--threshold", default=0.5, type=_real(0), help="probability above which a pixel is a nucleus")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
-    _add_side(parser, _whole(1), None, "the net's input (default: as in training)")
+    _add_side(parser, _whole(1, 2**14), None, "the net's input (default: as in training)")
     _add_workers(parser)
     _add_device(parser)
     _add_trust(parser)

@@ -239,7 +239,7 @@ def classify(case: Case, path: str, status: int | None, text: str, changed: set[
     if status == 2 and "error: " in text:
         return "clear error"
     # the file, a flag to change, or the data that a config.yml leads to
-    told = [any(part in sentence for part in (Path(path).name, "--", "inputs/")) for sentence in sentences]
+    told = [any(part in sentence for part in (Path(path).name, "--", "images")) for sentence in sentences]
     if case.script == "demo":  # it names every image that it cannot read, and then counts them
         return "clear error" if any(told) else "unclear error"
     return "clear error" if told == [True] else "unclear error"

@@ -18,6 +18,7 @@ import demo
 import files
 import names
 import options
+import pictures
 import preprocess_dsb2018 as preprocess
 import rawset
 from errors import InputError
@@ -249,6 +250,14 @@ def test_stretching_takes_little_memory():
     image = files.decode_image(data.tobytes(), "x")
     assert tracemalloc.get_traced_memory()[1] < 5 * image.nbytes  # 16 bits decoded, 8 bits made of it, strips
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("high", [3, 60, 150])
+def test_brightening_by_a_table_is_brightening_each_pixel(high):
+    image = np.random.default_rng(0).integers(0, high, (40, 30, 3), np.uint8)
+    low, top = np.percentile(image, (0.5, 99.8))
+    expected = ((image - low) * min(255 / max(top - low, 1), 20)).clip(0, 255).astype(np.uint8)
+    assert np.array_equal(pictures.brighten(image), expected)
 
 
 @pytest.mark.parametrize("high", [1e308, 1e-320])

@@ -270,6 +270,7 @@ def test_a_side_that_does_not_fit_gets_its_neighbours(
         ("demo.py", "--threshold -0.1", "--threshold"),
         ("demo.py", "--input x.png --data_path y", "--data_path"),
         ("demo.py", "--input x.png --dataset y", "--dataset"),
+        ("demo.py", "--input_h 1000000", "--input_h"),
         ("demo.py", "--dataset ../y", "--dataset"),
         ("demo.py", "--dataset /y", "--dataset"),
         ("demo.py", "--dataset ..", "--dataset"),
