@@ -18,6 +18,7 @@ _numbers = itertools.count()  # of the files that this process has begun to writ
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MOST_BYTES = 2**30  # of a file: 100 million pixels of four channels of 16 bits, not compressed, are less
+MOST_SCANS = 100  # of a JPEG; some ten are usual, and each of 120 bytes can take a tenth of a second to decode
 
 
 @contextmanager
@@ -51,6 +52,8 @@ def clear_partials(folder: Path) -> None:
 
 
 def _decode(data: bytes, kind: int, where: object) -> np.ndarray:
+    if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+        raise InputError(f"{where}: a JPEG of {scans} scans, and at most {MOST_SCANS} are decoded; save it afresh")
     for flags in (kind | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED):  # the latter for grey TIFFs of floats
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None

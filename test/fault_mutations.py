@@ -101,7 +101,10 @@ def image_header(draws: Random, data: bytes, canary: Path) -> tuple[bytes, str]:
 
 
 def image_chunks(draws: Random, data: bytes, canary: Path) -> tuple[bytes, str]:
-    """Chunks of a PNG doubled, dropped, shuffled, or grown to 20 MB of pixels; other formats are merely damaged."""
+    """Chunks of a PNG doubled, dropped, shuffled, or grown to 20 MB of pixels; a JPEG of thousands of scans."""
+    if data[:2] == b"\xff\xd8":
+        scan = data[data.rindex(b"\xff\xda") : -2]
+        return data[:-2] + scan * draws.choice((2, 5000)) + data[-2:], "scans"
     if data[:4] != b"\x89PNG":
         return damaged(draws, data, canary)
     chunks, at = [], 8

@@ -232,6 +232,14 @@ def test_an_image_above_the_limit_is_refused_before_memory_is_taken(data, decode
     assert len(data) < 1000 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 20_000  # KB
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_at_once():
+    usual = cv2.imencode(".jpg", np.zeros((64, 64), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    assert 1 < usual.count(b"\xff\xda") < 20 and files.decode_mask(usual, "x").shape == (64, 64)
+    last = usual[usual.rindex(b"\xff\xda") : -2]
+    with pytest.raises(InputError, match=r"^x: a JPEG of \d+ scans, and at most 100"):
+        files.decode_mask(usual[:-2] + last * 5000 + usual[-2:], "x")
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.float32, np.float64])
 def test_stretching_by_strips_is_stretching_the_whole(dtype):
     draws = np.random.default_rng(0)
