@@ -335,7 +335,7 @@ def odd_tensor(draws: Random, tensor: torch.Tensor) -> torch.Tensor:
         (
             lambda: torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor - 10**9,
             lambda: torch.full(tensor.shape, 3e38),
-            lambda: torch.zeros(1).expand(tensor.shape),
+            lambda: torch.zeros((1,) * tensor.ndim).expand(tensor.shape),
             lambda: torch.zeros(()).expand(10**6, 10**6),
             lambda: torch.zeros(0),
             lambda: torch.tensor(1.0),
