@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY, clone, free_port, run, run_ranks, run_side_by_side, torchrun, weights_of, write_dataset
+from fault_kills import compare
 
 import checkpoints
 import dataset
@@ -266,6 +267,39 @@ def test_killing_one_rank_of_several_ends_the_run(launched):
     assert own.ranks() == {}, "no process is left behind"
     assert re.search(r"[Rr]ank 2\b.*(SIGKILL|signal 9)", output), output
     print(output)
+
+
+STOPPED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import engine, errors, options, train
+score, calls = engine.iou_score, []
+def at_the_fifth_call(*tensors):
+    calls.append(0)
+    if len(calls) == 5 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGUSR1)
+    return score(*tensors)
+engine.iou_score = at_the_fifth_call
+with errors.one_sentence():
+    train.main(options.parse_train(sys.argv[1:]))
+"""
+
+
+def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_nothing_is_lost(home):
+    """Each process's BatchNorm has statistics of its own inside an epoch; they come back too."""
+    flags = ("inputs/discs", *TINY, "--epochs", "2", "--device", "cpu")
+    assert run_ranks(2, "train.py", *flags, "--name", "whole", cwd=home).returncode == 0
+    (home / "stopped.py").write_text(STOPPED.format(root=str(ROOT)))
+    result = run_ranks(2, home / "stopped.py", *flags, "--name", "cut", cwd=home)
+    assert result.returncode == 143 and "[Stopped] after 1 epochs and 1 steps, which are saved" in result.stdout
+    assert "[Stopping] by SIGUSR1" in (home / "models" / "cut" / "rank1.log").read_text()
+    saved = torch.load(home / "models" / "cut" / "checkpoint.pth.tar", weights_only=True)
+    first, second = (rank["buffers"]["conv0_0.bn1.running_mean"] for rank in saved["ranks"])
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(saved["state_dict"]["conv0_0.bn1.running_mean"], (first + second) / 2)
+    result = run_ranks(2, "train.py", *flags, "--name", "cut", "--resume", "auto", cwd=home)
+    assert result.returncode == 0, result.stdout
+    assert compare(home / "models" / "whole", home / "models" / "cut") == []
 
 
 def test_a_signal_ends_all_ranks_and_leaves_a_loadable_checkpoint(launched):

@@ -1,18 +1,14 @@
 """The harness of mutated files: the same seed gives the same file, and what goes wrong is seen."""
 
 import io
-import sys
 from random import Random
 
 import cv2
+import fault_inputs as harness
+import fault_mutations as mutations
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-
-sys.path.append(str(ROOT / "test"))
-import fault_inputs as harness
-import fault_mutations as mutations
 
 PNG = cv2.imencode(".png", np.arange(256, dtype=np.uint8).reshape(16, 16))[1].tobytes()
 CONFIG = b"arch: UNet\ninput_h: 32\nimg_ext: .png\n"

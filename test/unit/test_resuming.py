@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import random
-import re
 import resource
 import signal
 import subprocess
@@ -12,10 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, TINY
+from fault_kills import compare
 
 import archs
 import checkpoints
@@ -74,29 +73,6 @@ def crash():
     raise KeyboardInterrupt
 
 
-def differing(one, other, path: str = "") -> list[str]:
-    """The paths in nested dicts and lists at which two checkpoints are not the same to the bit."""
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        shared = [p for k in one.keys() & other.keys() for p in differing(one[k], other[k], f"{path}/{k}")]
-        return shared + [f"{path}/{key}" for key in one.keys() ^ other.keys()]
-    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    return [] if same else [path]
-
-
-# what tells the time, or how the run was started
-PASSING = re.compile("/history/./images_per_s|/config/(resume|save_steps)")
-
-
-def assert_same_run(whole: Path, cut: Path) -> None:
-    for name in (checkpoints.LATEST, checkpoints.BEST):
-        first, second = (torch.load(folder / name, weights_only=True) for folder in (whole, cut))
-        assert [path for path in differing(first, second) if not PASSING.fullmatch(path)] == []
-    logs = [pd.read_csv(folder / "log.csv").drop(columns="images_per_s") for folder in (whole, cut)]
-    pd.testing.assert_frame_equal(*logs, check_exact=True)
-
-
 KINDS = {
     "Adam, cosine": (),
     "SGD, plateau": ("--optimizer", "SGD", "--nesterov", "True", "--scheduler", "ReduceLROnPlateau", "--patience", "0"),
@@ -117,7 +93,7 @@ def test_crashes_leave_no_trace(home, at_call, flags, save_steps):
             train_here(*flags)
     at_call({})
     train_here(*flags)
-    assert_same_run(home / "whole", home / "models" / "run")
+    assert compare(home / "whole", home / "models" / "run") == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +114,7 @@ def test_a_signal_ends_the_run_after_its_step_and_nothing_is_lost(home, at_call,
     assert f"[Stopped] after {call // 5} epochs and {step} steps, which are saved" in capsys.readouterr().out
     at_call({})
     train_here("--resume", "auto")
-    assert_same_run(home / "whole", home / "models" / "run")
+    assert compare(home / "whole", home / "models" / "run") == []
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(home):
@@ -254,7 +230,7 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(home, at_call, caps
     out = capsys.readouterr().out
     assert "warning: models/run/checkpoint.pth.tar: " in out and "going on from the one before it" in out
     assert "resuming models/run/checkpoint.prev.pth.tar after 1 epochs" in out
-    assert_same_run(home / "whole", home / "models" / "run")
+    assert compare(home / "whole", home / "models" / "run") == []
 
 
 def test_both_unreadable(home):
