@@ -6,6 +6,7 @@ until it gets to its end. Part of faults.py.
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,7 +179,9 @@ class Lane:
             while not self.kill_once(f"run{runs}"):
                 pass
             if not self.faults:
-                self.faults += compare(self.whole, self.folder / "models" / f"run{runs}")
+                run = self.folder / "models" / f"run{runs}"
+                self.faults += compare(self.whole, run)
+                shutil.rmtree(run)
         return runs
 
 
