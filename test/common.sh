@@ -83,8 +83,8 @@ EOT
     say '  --help                  this text'
     [[ $kind != eval ]] || return 0
     say
-    say 'SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run after its step, with a checkpoint, and with exit code 143, 130 or 138;'
-    say 'a second SIGINT ends it at once.'
+    say 'SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP end the run after its step, with a checkpoint, and exit code 143, 130, 138'
+    say 'or 129; a second SIGINT ends it at once.'
 }
 
 # The run name without --name, as train.py makes it; speed runs have their own, so that they never replace a model.
