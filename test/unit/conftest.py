@@ -22,6 +22,7 @@ import pytest
 import torch
 
 import archs
+import pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 DSB2018_ZIP = ROOT / os.environ.get("DSB2018_ZIP", "inputs/stage1_train.zip")
@@ -156,6 +157,18 @@ def home(tmp_path, monkeypatch) -> Path:
     write_dataset(tmp_path / "inputs" / "discs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def narrow(monkeypatch) -> None:
+    """Nets of few channels, whose checkpoints are small, for what is run within the process of the tests."""
+    monkeypatch.setattr(archs, "WIDTHS", (4, 4, 8, 8, 8))
+
+
+@pytest.fixture
+def unplotted(monkeypatch) -> None:
+    """No curves, which take long to draw."""
+    monkeypatch.setattr(pictures, "plot_curves", lambda history, path: path.write_bytes(b"curves"))
 
 
 def random_net(arch: str = "UNet", classes: int = 1, deep_supervision: bool = False, seed: int = 0) -> torch.nn.Module:

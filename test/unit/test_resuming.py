@@ -16,12 +16,10 @@ import torch
 from conftest import ROOT, TINY
 from fault_kills import compare
 
-import archs
 import checkpoints
 import engine
 import errors
 import options
-import pictures
 import resuming
 import train
 from errors import InputError
@@ -29,11 +27,7 @@ from errors import InputError
 LATEST = Path("models/run") / checkpoints.LATEST
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Nets of few channels, whose checkpoints are small, and no plots, which take long."""
-    monkeypatch.setattr(archs, "WIDTHS", (4, 4, 8, 8, 8))
-    monkeypatch.setattr(pictures, "plot_curves", lambda history, path: path.write_bytes(b"curves"))
+pytestmark = pytest.mark.usefixtures("narrow", "unplotted")
 
 
 def train_here(*flags: str) -> None:

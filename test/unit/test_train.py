@@ -27,6 +27,9 @@ VAL_LINE = re.compile(
 )
 
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
+
 def train_here(*flags: str) -> None:
     """Run the recipe within this process on inputs/discs."""
     train.main(options.parse_train(["inputs/discs", *TINY, *flags]))
@@ -113,6 +116,7 @@ CLOSED_FORMS = {
 }
 
 
+@pytest.mark.usefixtures("unplotted")
 @pytest.mark.parametrize("scheduler", options.SCHEDULERS)
 def test_schedulers_step_and_the_log_holds_the_rate_in_force(home, monkeypatch, scheduler):
     used = []
@@ -129,6 +133,7 @@ def test_schedulers_step_and_the_log_holds_the_rate_in_force(home, monkeypatch, 
     assert list(pd.read_csv("models/run/log.csv").lr) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_early_stopping_counts_epochs_without_a_better_iou(home, monkeypatch):
     ious = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
     monkeypatch.setattr(engine, "train_epoch", no_training)
@@ -138,6 +143,7 @@ def test_early_stopping_counts_epochs_without_a_better_iou(home, monkeypatch):
     assert torch.load("models/run/model_best.pth.tar", weights_only=True)["epoch"] == 2
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_a_finished_run_says_so(home, capsys):
     train_here("--name", "run", "--epochs", "1")
     before = (home / "models/run/log.csv").read_bytes()
@@ -155,6 +161,7 @@ def test_resume_refuses_another_net(home):
     assert not (home / "models").exists()
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_pretrained_starts_a_fresh_run_from_the_weights(home, monkeypatch, capsys):
     net = random_net()
     torch.save({"epoch": 70, "best_iou": 0.99, "state_dict": net.state_dict()}, "old.pth.tar")
@@ -202,6 +209,7 @@ def test_weights_spoilt_by_an_epochs_last_step_are_not_saved(home):
     assert not list((home / "models" / "run").glob("*.tar"))
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_resume_takes_this_runs_flags_and_refuses_another_optimiser(home, monkeypatch):
     train_here("--name", "run", "--epochs", "1", "--weight_decay", "0.25")
     seen = []
@@ -219,6 +227,7 @@ def test_resume_takes_this_runs_flags_and_refuses_another_optimiser(home, monkey
         train_here(*resume, "--optimizer", "SGD", "--epochs", "3")
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_a_run_of_an_older_edition_keeps_its_log(home, monkeypatch, capsys):
     """Its checkpoint holds no history; log.csv beside it does, also of an epoch that was not finished."""
     folder = home / "models" / "old"
@@ -238,6 +247,7 @@ def test_a_run_of_an_older_edition_keeps_its_log(home, monkeypatch, capsys):
     assert torch.load(folder / "model_best.pth.tar", weights_only=True)["epoch"] == 4
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_profiling_traces_the_steps_it_is_asked_for(home):
     train_here("--epochs", "1", "--name", "run", "--profiling", "CANN", "--start_step", "1", "--stop_step", "3")
     (trace,) = (home / "models" / "run" / "profile").glob("*.json")
@@ -245,6 +255,7 @@ def test_profiling_traces_the_steps_it_is_asked_for(home):
     assert steps == {"ProfilerStep#1", "ProfilerStep#2"}
 
 
+@pytest.mark.usefixtures("unplotted")
 def test_profiling_says_when_there_was_nothing_to_trace(home, capsys):
     train_here("--epochs", "1", "--name", "run", "--profiling", "GE", "--start_step", "20", "--stop_step", "30")
     assert "no trace, since the run ended before step 20" in capsys.readouterr().out
