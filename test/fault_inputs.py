@@ -85,7 +85,7 @@ PICTURES = [f"pictures/{name}" for name in ("a.png", "b.jpg", "c.tif", "d.bmp", 
 RAW = [f"raw/synthetic_000{k}/{kind}" for k in range(3) for kind in (f"images/synthetic_000{k}.png", "masks/0.png")]
 PREPARE = "--input {} --output out --img_size 32 --workers 1"
 NEW = f"inputs/discs {TINY} --epochs 1 --name new"
-GO_ON = f"inputs/discs {TINY} --epochs 2 --name run"
+GO_ON = f"inputs/discs {TINY} --epochs 2 --resume_anyway --name run"  # another number of epochs is another run
 EXPORT = "--checkpoint {path} --input_h 16 --input_w 16 --output UNet.onnx"
 
 

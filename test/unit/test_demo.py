@@ -37,7 +37,7 @@ def bright(home, monkeypatch):
         {"state_dict": random_net().state_dict(), "epoch": 4, "config": config}, "models/bright/model_best.pth.tar"
     )
     real = engine.load_model
-    monkeypatch.setattr(engine, "load_model", lambda path, runtime: (Bright(), real(path, runtime)[1]))
+    monkeypatch.setattr(engine, "load_model", lambda path, runtime, **rest: (Bright(), real(path, runtime, **rest)[1]))
     return home
 
 
