@@ -1,5 +1,6 @@
 """Checkpoints: one that can be read is always there, and reading one runs nothing that it holds."""
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from errors import InputError
 from files import replacing
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint.prev.pth.tar", "model_best.pth.tar"
+MOST_VALUES, MOST_DEPTH = 10**6, 12  # in one checkpoint; a run of 10,000 epochs has 100,000, six deep
 
 
 def _on_cpu(value):
@@ -59,16 +61,25 @@ def _find_damage(path: Path) -> str | None:
 
     torch writes a checksum with each part of a file, and never looks at it again.
     """
-    if not zipfile.is_zipfile(path):
-        return None
     try:
+        if not zipfile.is_zipfile(path):
+            return None
         with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 return "compressed, as torch never does it"
+            if any(member.file_size != member.compress_size for member in members):
+                return "damaged: a part has two sizes"  # torch takes one of them for granted, zipfile the other
+            if any(member.is_dir() or member.external_attr & 0x10 for member in members):
+                return "damaged: a part is marked as a folder"  # for which torch leaves the memory as it was
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                return "damaged: its parts overlap"
             part = archive.testzip()
         return part and f"damaged: the checksum of {part} is wrong"
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # zipfile seeks where a damaged directory sends it
+            raise
+        return f"damaged: {error}"
     except Exception as error:  # zipfile, struct and zlib have a type each for a broken zip
         return f"damaged: {error}"
 
@@ -113,6 +124,19 @@ def _is_plain(tensor: object) -> bool:
     )
 
 
+def _is_modest(value: object) -> bool:
+    """Are its tensors plain, and is it no more, and no deeper, than a run's state? Lists may hold each other."""
+    waiting, seen = [(value, 0)], 0
+    while waiting:
+        item, depth = waiting.pop()
+        seen += 1
+        if depth > MOST_DEPTH or seen > MOST_VALUES or (isinstance(item, torch.Tensor) and not _is_plain(item)):
+            return False
+        if isinstance(item, (dict, list, tuple)):
+            waiting += [(own, depth + 1) for own in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < 2**31
 
@@ -141,6 +165,10 @@ def load(path: Path, trust: bool = False) -> dict:
     whole = isinstance(weights, dict) and weights and all(map(_is_count, counts.values()))
     if not whole or not all(isinstance(k, str) and _is_plain(v) for k, v in weights.items()):
         raise InputError(f"{path}: holds no weights; give a checkpoint that train.py wrote")
+    if not trust and not _is_modest(checkpoint):
+        raise InputError(
+            f"{path}: holds more than a run's state, or odd tensors; give a checkpoint that train.py wrote"
+        )
     if not isinstance(best_iou, (int, float, np.number, type(None))) or (best_iou is not None and best_iou != best_iou):
         raise InputError(f"{path}: its best_iou is not a number; give a checkpoint that train.py wrote")
     return {

@@ -8,6 +8,8 @@ import sys
 import time
 from contextlib import contextmanager
 
+import names
+
 # a full, failing or read-only disk, whatever file it was met with
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -37,7 +39,8 @@ def one_sentence():
             text = text.rstrip().splitlines()[-1].partition("InputError: ")[2]
         if os.environ.get("RANK", "0") != "0":  # a mistake mostly meets every rank: the first tells it
             stand_back()
-        sys.exit(f"[Error] {text}")
+        # a list of problems is the only text of several lines
+        sys.exit("[Error] " + "\n  ".join(names.shown(line, 2000) for line in text.split("\n  ")))
     except RuntimeError as error:
         killed = re.match(r"DataLoader worker \(pid\S* (\d+).*?\) (?:is killed by signal: ([\w ]+)|exited)", str(error))
         if not killed:
@@ -52,7 +55,7 @@ def one_sentence():
     except OSError as error:
         if error.filename is None and error.errno not in DISK_TROUBLE:  # not the user's: a fault of ours, shown whole
             raise
-        sys.exit(f"[Error] {error.filename or 'writing'}: {error.strerror}")
+        sys.exit(f"[Error] {names.shown(error.filename or 'writing')}: {error.strerror}")
     except KeyboardInterrupt:
         print("[Stopped] by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -167,7 +167,9 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     )
     _add_trust(run)
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default=DATASET, help="name of the data set, for the default paths")
+    data.add_argument(
+        "--dataset", default=DATASET, type=_folder_name, help="name of the data set, for the default paths"
+    )
     data.add_argument("--img_ext", default=".png", type=_extension, help="extension of the images")
     data.add_argument("--mask_ext", default=".png", type=_extension, help="extension of the masks")
     data.add_argument("--skip_bad", action="store_true", help="go on without images that cannot be read")

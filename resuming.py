@@ -113,7 +113,8 @@ def differences(checkpoint: dict, config: Mapping, data: Mapping) -> dict[str, s
 
 def see_that_it_is_the_same_run(checkpoint: dict, path: Path, config: Mapping, data: Mapping, anyway: bool) -> None:
     """Raise InputError naming the `differences`, unless `anyway`; an epoch of other images is then begun anew."""
-    found = differences(checkpoint, config, data)
+    with telling_misfits(path):
+        found = differences(checkpoint, config, data)
     if not found:
         return
     told = f"{path} is of another run: {', '.join(found.values())}"
@@ -155,8 +156,9 @@ def restore(
     if lacking:
         rows = f"; log.csv keeps its {len(progress.history)} rows" if progress.history else ""
         print(f"warning: {path} holds no {', '.join(lacking)}; the run goes on without{rows}")
-    if checkpoint.get("processes", runtime.world_size) != runtime.world_size:
-        print(f"warning: {path} is of {checkpoint['processes']} processes, with other shares for BatchNorm")
+    processes = checkpoint.get("processes", runtime.world_size)
+    if isinstance(processes, int) and processes != runtime.world_size:
+        print(f"warning: {path} is of {processes} processes, with other shares for BatchNorm")
     if len(set(runtime.gather((epoch, checkpoint["step"])))) > 1:
         raise InputError(f"{path} is not the same for all processes; copy it to the same path on every host")
     inside = f" and {checkpoint['step']} steps" if checkpoint["step"] else ""
@@ -205,8 +207,9 @@ def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
     }
     optimizer.load_state_dict({"state": kept_state, "param_groups": groups})
     for parameter, own in optimizer.state.items():
-        averages = (value for key, value in own.items() if key != "step" and torch.is_tensor(value))
-        if own.get("step", 0) < 0 or any(value.shape != parameter.shape for value in averages):
+        averages = {key: value for key, value in own.items() if key != "step" and value is not None}
+        lacking = {"exp_avg", "exp_avg_sq"} - averages.keys() if "betas" in optimizer.defaults else ()
+        if lacking or own.get("step", 0) < 0 or any(value.shape != parameter.shape for value in averages.values()):
             raise ValueError("its optimizer's state is not that of these weights")
 
 

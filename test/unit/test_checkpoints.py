@@ -175,3 +175,100 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_old_one(tmp_path: Path) ->
     with pytest.raises((AttributeError, pickle.PicklingError)):  # as torch or pickle has it
         checkpoints.save({"epoch": 4, "state_dict": {"w": torch.zeros(2)}, "x": lambda: 0}, target)
     assert checkpoints.load(target)["epoch"] == 3 and list(tmp_path.iterdir()) == [target]
+
+
+def lists_of_themselves() -> list:
+    """2 ** 40 numbers for whoever counts them."""
+    value = [1]
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
+HOSTILE = {
+    "weights that claim a terabyte": {"state_dict": {"w": torch.zeros(1).expand(2**38)}},
+    "averages that claim a terabyte": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(1).expand(2**38)}}}},
+    "sparse": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(3).to_sparse()}}}},
+    "complex": {"state_dict": {"w": torch.zeros(2, dtype=torch.complex64)}},
+    "on no device": {"state_dict": {"w": torch.zeros(2, device="meta")}},
+    "lists of themselves": {"history": [{"x": lists_of_themselves()}]},
+    "negative epoch": {"epoch": -1},
+    "step of a billion billions": {"step": 10**18},
+    "IoU that is no number": {"best_iou": float("nan")},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_contents_that_no_run_writes_are_refused(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "hostile.pth.tar"
+    torch.save({"epoch": 1, "state_dict": WEIGHTS} | HOSTILE[case], path)
+    refused(path)
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save({"epoch": 1, "state_dict": {"w": torch.arange(40.0)}, "history": [{"loss": 0.5}]}, path)
+    whole, refusals = path.read_bytes(), 0
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            loaded = checkpoints.load(path)
+        except InputError:
+            refusals += 1
+        else:
+            assert torch.equal(loaded["state_dict"]["w"], torch.arange(40.0)), place
+            assert loaded["epoch"] == 1 and loaded["history"] == [{"loss": 0.5}], place
+    assert refusals > len(whole) / 2 / 4
+
+
+def test_a_trusted_checkpoint_may_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"epoch": 1, "state_dict": WEIGHTS, "extra": Command()}, "own.pth.tar")
+    with pytest.raises(
+        InputError, match=r"own\.pth\.tar: refused, and nothing of it was run: it calls for \w+\.system"
+    ):
+        checkpoints.load("own.pth.tar")
+    assert not (tmp_path / "ran").exists()
+    assert same_weights(checkpoints.load("own.pth.tar", trust=True)["state_dict"])
+    assert (tmp_path / "ran").exists() and "warning: --trust_checkpoint" in capsys.readouterr().out
+
+
+def test_saving_keeps_the_previous_one_whatever_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step of saving that can fail, the latest checkpoint is the old one or the new one, and is whole."""
+    latest, previous = tmp_path / checkpoints.LATEST, tmp_path / checkpoints.PREVIOUS
+
+    def save(epoch: int) -> None:
+        checkpoints.save({"epoch": epoch, "state_dict": WEIGHTS}, latest, previous)
+
+    for epoch in (1, 2):
+        save(epoch)
+    assert [checkpoints.load(path)["epoch"] for path in (latest, previous)] == [2, 1]
+
+    class Died(BaseException):
+        pass
+
+    steps = {name: getattr(os, name) for name in ("link", "fsync", "replace")}
+    for after in range(1, 6):
+        count = iter(range(1, 100))
+
+        def counted(name):
+            def step(*args):
+                result = steps[name](*args)
+                if next(count) == after:  # noqa: B023
+                    raise Died
+                return result
+
+            return step
+
+        for name in steps:
+            monkeypatch.setattr(os, name, counted(name))
+        with pytest.raises(Died):
+            save(3)
+        for name, real in steps.items():
+            monkeypatch.setattr(os, name, real)
+        assert checkpoints.load(latest)["epoch"] in (2, 3) and checkpoints.load(previous)["epoch"] in (1, 2)
+        for epoch in (1, 2):
+            save(epoch)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoints.PREVIOUS, checkpoints.LATEST]

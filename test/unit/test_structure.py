@@ -13,7 +13,7 @@ ALLOWED = {
     "archs": {"names"},
     "losses": set(),
     "metrics": set(),
-    "errors": set(),
+    "errors": {"names"},
     "names": set(),
     "workers": set(),
     "synthetic": {"workers"},
