@@ -42,9 +42,10 @@ def save(state: dict, path: Path, previous: Path | None = None) -> None:
     state = _on_cpu(state)
     with replacing(path) as partial:
         try:
-            torch.save(state, partial)
+            with open(partial, "wb") as file:
+                torch.save(state, file)
         except RuntimeError as error:  # torch's zip writer has no other word for a full disk
-            raise InputError(f"{path}: cannot be written ({' '.join(str(error).split())[:120]})") from error
+            raise InputError(f"{path}: cannot be written: the disk is full, or fails") from error
         if damage := _find_damage(partial):
             raise InputError(f"{path}: cannot be written: what arrived on the disk is {damage}")
 
@@ -87,7 +88,8 @@ def _find_damage(path: Path) -> str | None:
 def _numpy_scalar_types() -> list:
     """What old checkpoints need besides tensors: `best_iou` was a NumPy scalar, pickled under old or new names."""
     scalar = np.float64(0).__reduce__()[0]
-    types = [np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool"))]
+    # not np.ndarray, which could be made of anybody's pointers
+    types = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool"))]
     return types + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
@@ -145,8 +147,9 @@ def load(path: Path, trust: bool = False) -> dict:
     """Read a checkpoint of this or an older edition onto the CPU.
 
     Returns a dict with at least `state_dict` (no `module.` prefixes), `epoch` (finished epochs, 0 if unknown), `step`
-    (steps done in the next one) and `best_iou` (float, or None if unknown); whatever else the file holds is passed on.
-    A bare state_dict is wrapped. With `trust` the file may hold any Python objects, and is run as they demand.
+    (steps done in the next one), `processes` (0 if unknown) and `best_iou` (float, or None if unknown); whatever else
+    the file holds is passed on. A bare state_dict is wrapped. With `trust` the file may hold any Python objects, and is
+    run as they demand.
     Raises InputError where the file is missing, damaged, holds anything but weights, numbers and text, or is no
     checkpoint.
     """
@@ -161,7 +164,7 @@ def load(path: Path, trust: bool = False) -> dict:
     if "state_dict" not in checkpoint:
         checkpoint = {"state_dict": checkpoint}
     weights, best_iou = checkpoint["state_dict"], checkpoint.get("best_iou")
-    counts = {key: checkpoint.get(key, 0) for key in ("epoch", "step")}
+    counts = {key: checkpoint.get(key, 0) for key in ("epoch", "step", "processes")}
     whole = isinstance(weights, dict) and weights and all(map(_is_count, counts.values()))
     if not whole or not all(isinstance(k, str) and _is_plain(v) for k, v in weights.items()):
         raise InputError(f"{path}: holds no weights; give a checkpoint that train.py wrote")
@@ -169,7 +172,7 @@ def load(path: Path, trust: bool = False) -> dict:
         raise InputError(
             f"{path}: holds more than a run's state, or odd tensors; give a checkpoint that train.py wrote"
         )
-    if not isinstance(best_iou, (int, float, np.number, type(None))) or (best_iou is not None and best_iou != best_iou):
+    if not (best_iou is None or (isinstance(best_iou, (int, float, np.number)) and 0 <= best_iou <= 1)):
         raise InputError(f"{path}: its best_iou is not a number; give a checkpoint that train.py wrote")
     return {
         **checkpoint,

@@ -135,6 +135,8 @@ class NucleiDataset(Dataset):
             with suppress(InputError):
                 image, mask, meta = self._sample(epoch, index, neighbour)
                 return image, mask, meta | {"unreadable": reason}
+        if self.replace_bad:
+            raise InputError(f"{reason}; nor can any other training image be read")
         return None, None, {"img_id": self.ids[index], "unreadable": reason}
 
     def _sample(self, epoch: int, index: int, img_id: str) -> tuple[torch.Tensor, torch.Tensor, dict]:

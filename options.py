@@ -227,6 +227,8 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.amp and args.precision_mode == "must_keep_origin_dtype":
         parser.error("--amp and --precision_mode must_keep_origin_dtype, which is without it: give one of them")
+    if args.resume == "":
+        parser.error("--resume lacks its value: name a checkpoint, give auto, or leave the flag out")
     if args.evaluate and not args.resume:
         parser.error("--evaluate needs --resume PATH, the checkpoint to evaluate")
     if args.pretrained and not args.resume:

@@ -53,6 +53,21 @@ def load_weights(checkpoint: dict, path: Path, model: nn.Module, config: Mapping
         model.load_state_dict(checkpoint["state_dict"])
 
 
+def see_that_all_have_the_same(path: Path | None, checkpoint: dict | None, runtime: Runtime) -> None:
+    """Raise InputError where the processes, which may be on several hosts, would not go on from the same file."""
+    own = None
+    if checkpoint and runtime.world_size > 1:
+        sums = (float(value.double().sum()) for value in checkpoint["state_dict"].values())
+        own = checkpoint["epoch"], checkpoint["step"], repr(list(sums))
+    everyones = runtime.gather(own)
+    differing = [rank for rank, others in enumerate(everyones) if others != everyones[0]]
+    if differing:
+        raise InputError(
+            f"rank {differing[0]} and rank 0 would not go on from the same checkpoint; copy rank 0's"
+            f"{f', {path},' if path else ''} to the same path on every host"
+        )
+
+
 def load_pretrained(model: nn.Module, path: Path, trust: bool) -> None:
     """Start from a file's weights; heads for another number of classes keep their fresh ones, which is said."""
     weights, own = checkpoints.load(path, trust)["state_dict"], model.state_dict()
@@ -121,6 +136,10 @@ def see_that_it_is_the_same_run(checkpoint: dict, path: Path, config: Mapping, d
     if not anyway:
         raise InputError(f"{told}; give the same, or pass --resume_anyway to go on all the same")
     print(f"warning: {told}; going on all the same, as --resume_anyway asks")
+    for part in ("optimizer", "scheduler"):
+        if part in found:
+            print(f"the {part} begins anew")
+            checkpoint[part] = {}
     if checkpoint["step"] and found.keys() & set(ORDER):
         print(f"epoch {checkpoint['epoch'] + 1} is begun anew, since its images come in another order")
         checkpoint["step"] = 0
@@ -134,15 +153,17 @@ def restore(
     Raises InputError where something in it is not as train.py writes it.
     """
     optimizer, epoch = precision.optimizer, checkpoint["epoch"]
-    lacking = [key for key in ("optimizer", "scheduler", "history") if checkpoint.get(key) is None]
+    on_plateau = isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau)  # the others' state is in the epoch
+    wanted = ("optimizer", "scheduler", "history") if on_plateau else ("optimizer", "history")
+    lacking = [key for key in wanted if checkpoint.get(key) is None]
     progress = Progress(epoch, checkpoint["best_iou"] or 0.0)
     with telling_misfits(path):
-        if "optimizer" not in lacking:
+        if checkpoint.get("optimizer"):
             load_optimizer(optimizer, checkpoint["optimizer"])
         precision.load_state_dict(checkpoint.get("amp") or {})
-        if not isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+        if not on_plateau:
             catch_up(optimizer, scheduler, min(epoch, config["epochs"]), config["lr"])
-        elif "scheduler" not in lacking:
+        elif checkpoint.get("scheduler"):
             # what it has seen, but the factor, patience and limits of this run's flags
             seen = {key: checkpoint["scheduler"][key] for key in PLATEAU_STATE}
             scheduler.load_state_dict({key: value + 0 for key, value in seen.items()})  # numbers, that is
@@ -156,11 +177,8 @@ def restore(
     if lacking:
         rows = f"; log.csv keeps its {len(progress.history)} rows" if progress.history else ""
         print(f"warning: {path} holds no {', '.join(lacking)}; the run goes on without{rows}")
-    processes = checkpoint.get("processes", runtime.world_size)
-    if isinstance(processes, int) and processes != runtime.world_size:
-        print(f"warning: {path} is of {processes} processes, with other shares for BatchNorm")
-    if len(set(runtime.gather((epoch, checkpoint["step"])))) > 1:
-        raise InputError(f"{path} is not the same for all processes; copy it to the same path on every host")
+    if checkpoint["processes"] not in (0, runtime.world_size):
+        print(f"warning: {path} is of {checkpoint['processes']} processes, with other shares for BatchNorm")
     inside = f" and {checkpoint['step']} steps" if checkpoint["step"] else ""
     print(f"resuming {path} after {epoch} epochs{inside}")
     return progress
@@ -215,14 +233,13 @@ def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
 
 def adopt_best(resumed: Path, folder: Path, best_iou: float) -> float:
     """See to it that the run's folder has the best model so far; returns the IoU that a better one must exceed."""
-    best = folder / checkpoints.BEST
-    if best.exists():
-        return best_iou
-    source = resumed.with_name(best.name)
-    if not source.is_file():
+    best, source = folder / checkpoints.BEST, resumed.with_name(checkpoints.BEST)
+    if source.is_file() and not (best.exists() and best.samefile(source)):
+        with files.replacing(best) as partial:
+            shutil.copyfile(source, partial)
+    elif not source.is_file():
+        best.unlink(missing_ok=True)  # another run's
         return 0.0  # nowhere to be had: the next epoch's is the best there is
-    with files.replacing(best) as partial:
-        shutil.copyfile(source, partial)
     return best_iou
 
 

@@ -16,10 +16,11 @@ class StopRequest:
 
     def __init__(self):
         self.signal: int | None = None
+        self.torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __call__(self) -> bool:
-        """Was it asked to?"""
-        return self.signal is not None
+        """Was it asked to, or has the torchrun that would have handed on the signal gone?"""
+        return self.signal is not None or self.torchrun not in (None, os.getppid())
 
     def take(self, number: int, _frame) -> None:
         """To be called at a signal: remember it. A second SIGINT then ends the process at once."""

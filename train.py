@@ -103,6 +103,7 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
         model = engine.share_batch_norm(model, runtime)
     config, data = vars(args), dataset.describe(train_loader.dataset, val_loader.dataset)
     checkpoint, path = load_weights(args, folder, model, data)
+    resuming.see_that_all_have_the_same(path, checkpoint, runtime)
     level = amp.choose_level(args.amp, args.opt_level, args.precision_mode, runtime)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args, runtime, level)
     precision = amp.prepare(model, optimizer, runtime, level, args.loss_scale)
@@ -110,9 +111,6 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     progress = resuming.Progress()
     if checkpoint:
         progress = resuming.restore(checkpoint, path, config, precision, scheduler, runtime)
-        if runtime.is_main:
-            progress.best_iou = resuming.adopt_best(path, folder, progress.best_iou)
-        progress.best_iou = runtime.from_main(progress.best_iou)
         if finished := has_finished(progress, args):
             print(f"{path} has finished its {progress.epoch} epochs{finished} to train on")
             return
@@ -120,13 +118,17 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     images = f"{data['train_images']} images to train, {data['val_images']} to validate"
     processes = f", {runtime.world_size} processes" if runtime.world_size > 1 else ""
     print(f"{args.arch} on {runtime.device}{processes}, {precision.name}: {images}", flush=True)
+    if args.save_steps > len(train_loader):
+        print(f"--save_steps {args.save_steps} has no effect: an epoch has {len(train_loader)} steps")
+    saver = Saver(folder, config, data, precision, scheduler, runtime, path)
     if runtime.is_main:
-        if not checkpoint and (folder / checkpoints.BEST).exists():
+        if not saver.previous_is_own and (folder / checkpoints.BEST).exists():
             print(f"{folder} holds an earlier run, whose files this one replaces; --name NAME would keep them")
         files.clear_partials(folder)
         utils.save_config(config, folder)
-    saver = Saver(folder, config, data, precision, scheduler, runtime)
-    saver.continued = path is not None and path.resolve().parent == folder.resolve()
+        if checkpoint:
+            progress.best_iou = resuming.adopt_best(path, folder, progress.best_iou)
+    progress.best_iou = runtime.from_main(progress.best_iou)
     net = engine.distribute(precision.model, runtime)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
     with trace as trace_step, stopping.on_request() as stop:
@@ -212,24 +214,36 @@ def has_finished(progress: resuming.Progress, args: Namespace) -> str:
     """Words on what to raise where nothing is left to train, else nothing."""
     if progress.epoch >= args.epochs:
         return "; raise --epochs"
-    return ", stopped early; raise --early_stopping" if 0 <= args.early_stopping <= progress.stale_epochs else ""
+    stopped_early = progress.history and not progress.so_far.step and 0 <= args.early_stopping <= progress.stale_epochs
+    return ", stopped early; raise --early_stopping" if stopped_early else ""
 
 
 class Saver:
-    """Writes the files of a run that change: checkpoint.pth.tar, model_best.pth.tar, log.csv, curves.png.
-
-    `continued` tells whether the folder's checkpoint is this run's own, to be kept as the previous one.
-    """
+    """Writes the files of a run that change: checkpoint.pth.tar, model_best.pth.tar, log.csv, curves.png."""
 
     def __init__(
-        self, folder: Path, config: dict, data: dict, precision: amp.Precision, scheduler, runtime: rt.Runtime
+        self,
+        folder: Path,
+        config: dict,
+        data: dict,
+        precision: amp.Precision,
+        scheduler: optim.lr_scheduler.LRScheduler,
+        runtime: rt.Runtime,
+        resumed: Path | None,
     ):
-        self.folder, self.runtime, self.continued = folder, runtime, False
+        """resumed: the checkpoint that the run goes on from, in this folder or in another."""
+        self.folder, self.runtime, self.saved = folder, runtime, None
         self.state = config, data, precision, scheduler, runtime
+        # an earlier run's checkpoint, or a damaged one, is not to be kept as the previous one
+        self.previous_is_own = resumed is not None and resumed.resolve().parent == folder.resolve()
+        self.latest_is_own = self.previous_is_own and resumed.name == checkpoints.LATEST
 
     def save(self, progress: resuming.Progress, is_best: bool = False, random_states: dict | None = None) -> None:
         """Save the run as it is, for all its processes; at an epoch's end with log and curves, the checkpoint last."""
+        if self.saved == (progress.epoch, progress.so_far.step):
+            return
         state = resuming.snapshot(progress, *self.state, random_states)
+        self.saved = progress.epoch, progress.so_far.step
         if not self.runtime.is_main:
             return
         if not progress.so_far.step:
@@ -241,10 +255,10 @@ class Saver:
         if is_best:
             checkpoints.save(state, self.folder / checkpoints.BEST)
         previous = self.folder / checkpoints.PREVIOUS
-        checkpoints.save(state, self.folder / checkpoints.LATEST, previous if self.continued else None)
-        if not self.continued:
-            previous.unlink(missing_ok=True)  # an earlier run's
-        self.continued = True
+        checkpoints.save(state, self.folder / checkpoints.LATEST, previous if self.latest_is_own else None)
+        if not self.previous_is_own:
+            previous.unlink(missing_ok=True)
+        self.previous_is_own = self.latest_is_own = True
 
 
 if __name__ == "__main__":

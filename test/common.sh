@@ -243,8 +243,13 @@ prepare() {
     exec {lock}<"$output"
     ! command -v flock >/dev/null || flock -n "$lock" ||
         die "Another launcher is at work in \"$output\": wait for it, or on one device give another --device_id."
+    if resuming; then # the run may turn out to be finished, and the results of before to be its own
+        [[ ! -f $log ]] || cat -- "$log" >>"$log.before" || die "Cannot write \"$log.before\"."
+    else
+        remove_results
+        rm -f -- "$log.before"
+    fi
     rm -f -- "$log"
-    resuming || remove_results # the run may turn out to be finished, and these to be its results
 }
 
 remove_results() { rm -f -- "$result_file" "$loss_file"; } # only these: other cases' results stay
@@ -297,14 +302,31 @@ run_logged() {
             say "[Error] The run failed with exit code $status${caught:+ after SIG$caught}. The last lines of its log:"
             show_failure
         } >&2
+        join_logs
         exit "$status"
     fi
+    nothing_left=$(grep ' has finished its ' "$log")
+    join_logs
 }
+
+# Puts what the run's earlier parts have logged before what this one has.
+join_logs() { [[ ! -f $log.before ]] || { cat -- "$log" >>"$log.before" && mv -f -- "$log.before" "$log"; }; }
 
 # field LABEL MARK: the value after LABEL on every line of the log that contains MARK.
 field() {
     LC_ALL=C awk -v label="$1" -v mark="$2" \
         'index($0, mark) { for (i = 1; i < NF; i++) if ($i == label) { print $(i + 1); next } }' "$log"
+}
+
+# step_losses: each step's, in order; of one that was done again after a crash, the last.
+step_losses() {
+    LC_ALL=C awk '
+        /^Epoch: \[/ {
+            step = substr($0, 1, index($0, "\t"))
+            if (!(step in loss)) order[++n] = step
+            for (i = 1; i < NF; i++) if ($i == "Loss") { loss[step] = $(i + 1); break }
+        }
+        END { for (i = 1; i <= n; i++) print loss[order[i]] }' "$log"
 }
 
 # calculate FORMAT EXPRESSION A B: awk's arithmetic on the numbers a and b.
@@ -314,8 +336,8 @@ calculate() { LC_ALL=C awk -v a="$3" -v b="$4" "BEGIN { printf \"$1\", ($2) }"; 
 # no loss file and no speed.
 write_results() {
     local fps='' accuracy loss lines='FPS, AVG-IOU or Epoch' factor=1
-    if resuming && ! grep -q '^Epoch: \[' "$log"; then
-        grep ' has finished its ' "$log" || tail -n 1 -- "$log"
+    if resuming && [[ -n $nothing_left ]]; then
+        say "$nothing_left"
         say 'No step was left to train, so there are no new results.'
         [[ ! -f $result_file ]] || say "Those of before: $result_file"
         return
@@ -326,7 +348,7 @@ write_results() {
         loss=$(field Loss 'Test: [' | tail -n 1)
     else
         fps=$(field FPS@all '* FPS@all' | tail -n 1)
-        field Loss 'Epoch: [' >"$loss_file" || die "Cannot write \"$loss_file\"."
+        step_losses >"$loss_file" || die "Cannot write \"$loss_file\"."
         loss=$(tail -n 1 -- "$loss_file")
     fi
     if [[ -z $accuracy || -z $loss || ($kind != eval && $(calculate %d 'a > 0' "$fps" 0) != 1) ]]; then

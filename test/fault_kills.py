@@ -25,7 +25,7 @@ import torch
 
 import checkpoints
 
-EPOCHS, SECONDS = 3, 240
+EPOCHS, SAVE_STEPS, SECONDS = 3, 2, 240
 DATA = "inputs/synthetic_32"
 FLAGS = f"{DATA} --input_h 32 --input_w 32 --batch_size 4 --num_workers 1 --device cpu --epochs {EPOCHS}".split()
 TORCHRUN = [
@@ -130,7 +130,15 @@ class Lane:
         run, log = self.folder / "models" / name, self.folder / "log"
         before = self.saved(run)
         process = start(
-            self.folder, log, "--name", name, "--resume", "auto", "--save_steps", "2", processes=self.processes
+            self.folder,
+            log,
+            "--name",
+            name,
+            "--resume",
+            "auto",
+            "--save_steps",
+            str(SAVE_STEPS),
+            processes=self.processes,
         )
         limit = time.monotonic() + SECONDS
         while process.poll() is None and "images to train" not in log.read_text() and time.monotonic() < limit:
@@ -145,15 +153,20 @@ class Lane:
             os.kill(process.pid, signal.SIGKILL)
         elif ranks := rank_processes(process):
             os.kill(self.random.choice(ranks), signal.SIGKILL)
-        self.killed[phase_of(text, run)] += 1
+        phase = phase_of(text, run)
         try:
             process.wait(90)  # the ranks that are left notice it by themselves
         except subprocess.TimeoutExpired:
             self.faults.append("hang after a kill")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        started = max(map(int, re.findall(r"^Epoch: \[(\d+)\]", text, re.M)), default=1)
-        least, kept = max((started - 1, 0), before), self.saved(run)
+        if process.returncode == 0:  # it was done at that moment
+            return True
+        self.killed[phase] += 1
+        # a step's line comes before it is saved, and the one before it is done with
+        last = re.findall(r"^Epoch: \[(\d+)\]\[ *(\d+)/", text, re.M)[-1:] or [("1", "1")]
+        done = int(last[0][0]) - 1, (int(last[0][1]) - 1) // SAVE_STEPS * SAVE_STEPS
+        least, kept = max(done, before), self.saved(run)
         if kept < least:
             self.faults.append(f"lost: {least} epochs and steps were done or saved, {kept} are left")
         return False

@@ -46,7 +46,7 @@ def test_this_editions_checkpoint_comes_back(tmp_path: Path) -> None:
     checkpoints.save(state, path)
     loaded = checkpoints.load(path)
     assert same_weights(loaded.pop("state_dict"))
-    assert loaded == {k: v for k, v in state.items() if k != "state_dict"} | {"step": 0}
+    assert loaded == {k: v for k, v in state.items() if k != "state_dict"} | {"step": 0, "processes": 0}
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "torch 1.5 and before"])
@@ -185,6 +185,13 @@ def lists_of_themselves() -> list:
     return value
 
 
+class Pointer:
+    """Unpickled, an array of Python objects at addresses that the file names."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), np.dtype("O"), "A" * 8)
+
+
 HOSTILE = {
     "weights that claim a terabyte": {"state_dict": {"w": torch.zeros(1).expand(2**38)}},
     "averages that claim a terabyte": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(1).expand(2**38)}}}},
@@ -195,6 +202,9 @@ HOSTILE = {
     "negative epoch": {"epoch": -1},
     "step of a billion billions": {"step": 10**18},
     "IoU that is no number": {"best_iou": float("nan")},
+    "IoU without an end": {"best_iou": 10**400},
+    "processes in words": {"processes": "two\n[npu id: 0 ] [AVG-IOU] * Iou 0.9"},
+    "an array made of a pointer": {"config": Pointer()},
 }
 
 

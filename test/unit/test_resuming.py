@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -218,12 +219,16 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(home, at_call, caps
     elif damage == "cut short":
         LATEST.write_bytes(data[: len(data) // 2])
     else:
-        data[len(data) // 2] ^= 16  # in the middle of the weights: torch itself would not notice
+        with zipfile.ZipFile(LATEST) as archive:
+            weights = max((archive.read(name) for name in archive.namelist()), key=len)
+        data[data.find(weights) + len(weights) // 2] ^= 16  # torch itself would not notice
         LATEST.write_bytes(data)
     train_here("--epochs", "2", "--scheduler", "ConstantLR", "--resume", "auto")
     out = capsys.readouterr().out
     assert "warning: models/run/checkpoint.pth.tar: " in out and "going on from the one before it" in out
     assert "resuming models/run/checkpoint.prev.pth.tar after 1 epochs" in out
+    previous = checkpoints.load(LATEST.with_name(checkpoints.PREVIOUS))
+    assert previous["epoch"] == 1, "the damaged one has not taken its place"
     assert compare(home / "whole", home / "models" / "run") == []
 
 
@@ -349,3 +354,55 @@ def test_a_full_disk_ends_the_run_and_keeps_the_old_files(home):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in LATEST.parent.glob("*.tar")} == before
     assert not [path for path in LATEST.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_another_folders_run_brings_its_best_model_along(home, at_call, capsys):
+    """models/run holds another run, whose best model is not this one's."""
+    train_here("--epochs", "1", "--seed", "9")
+    (home / "models" / "run").rename(home / "models" / "other")
+    train_here("--epochs", "1")
+    foreign = LATEST.with_name(checkpoints.BEST).read_bytes()
+    source = home / "models" / "other" / checkpoints.BEST
+    state = torch.load(source, weights_only=True)
+    for name in (checkpoints.BEST, checkpoints.LATEST):
+        torch.save(state | {"best_iou": 0.99}, source.with_name(name))
+    flags = ("--epochs", "2", "--seed", "9", "--resume_anyway", "--resume", f"models/other/{checkpoints.LATEST}")
+    train_here(*flags)
+    assert "holds an earlier run, whose files this one replaces" in capsys.readouterr().out
+    assert LATEST.with_name(checkpoints.BEST).read_bytes() == source.read_bytes() != foreign
+    # where it has none to bring, the next epoch's is the best there is
+    source.unlink()
+    train_here(*flags)
+    assert torch.load(LATEST.with_name(checkpoints.BEST), weights_only=True)["epoch"] == 2
+
+
+def test_processes_that_would_go_on_from_different_files_are_refused():
+    class Two:
+        world_size = 2
+
+        def __init__(self, other):
+            self.other = other
+
+        def gather(self, own):
+            return [own, self.other(own)]
+
+    path, checkpoint = Path("a.tar"), {"epoch": 2, "step": 1, "state_dict": {"w": torch.ones(3)}}
+    resuming.see_that_all_have_the_same(path, checkpoint, Two(lambda own: own))
+    resuming.see_that_all_have_the_same(None, None, Two(lambda own: own))
+    others = [lambda own: None, lambda own: (2, 1, "[4.0]"), lambda own: (own[0], 0, own[2])]
+    for other in others:
+        with pytest.raises(InputError, match=r"rank 1 and rank 0 would not go on .*rank 0's, a\.tar, to the same"):
+            resuming.see_that_all_have_the_same(path, checkpoint, Two(other))
+
+
+def test_no_training_image_left(home, at_call):
+    """As when a disk is unmounted."""
+    at_call({4: lambda: [path.unlink() for path in Path("inputs/discs/images").iterdir()]})
+    with pytest.raises(InputError, match="nor can any other training image be read"):
+        train_here("--skip_bad")
+
+
+def test_a_name_that_came_out_empty(capsys):
+    with pytest.raises(SystemExit):
+        options.parse_train(["--resume", ""])
+    assert "--resume lacks its value" in capsys.readouterr().err
