@@ -50,6 +50,7 @@ import val
 
 FINE = ("clear error", "handled")
 BAD = ("unclear error", "traceback", "hang", "file outside", "half-written")
+OUTCOMES = FINE + BAD
 SECONDS = {"fork": 60, "process": 150}
 MEMORY = 12 * 2**30  # of address space for a fork; torch alone reserves some 3 GB
 TINY = "--input_h 32 --input_w 32 --batch_size 4 --num_workers 0 --device cpu"
@@ -313,7 +314,7 @@ def run(count: int, processes: int, seed: int, keep: Path, only: int | None = No
 
 def as_table(found: Counter) -> str:
     """A line for each kind of file and script, a column for each outcome, and their sums."""
-    columns = (*FINE, *BAD)
+    columns = OUTCOMES
     rows = list(dict.fromkeys((case.kind, case.label) for case in cases()))
     lines = [("file", "script", *columns)]
     lines += [(*row, *(str(found[(*row, column)]) for column in columns)) for row in rows]

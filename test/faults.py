@@ -10,6 +10,7 @@ files to every script. Ends with 1 if anything was lost, hung, half written, or 
 import argparse
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import fault_disks
@@ -26,31 +27,37 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the parts; returns the exit code."""
+def try_inputs(forks: int, processes: int, seed: int) -> list[str]:
+    """Feed mutated files to the scripts, and say what became of each kind; a row for the table."""
+    found = fault_inputs.run(forks, processes, seed, Path(tempfile.gettempdir(), "faults_kept"))
+    say(f"\n{fault_inputs.as_table(found)}\n")
+    counts = Counter(dict.fromkeys(fault_inputs.OUTCOMES, 0))
+    for (*_, outcome), count in found.items():
+        counts[outcome] += count
+    faults = sum(counts[outcome] for outcome in fault_inputs.BAD)
+    told = f"{faults} FAULTS" if faults else ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    return ["mutated or hostile file, fed to a script", f"{forks} in forks, {processes} in processes", told]
+
+
+def main(args: argparse.Namespace) -> bool:
+    """Run the parts; returns whether anything went wrong."""
     kills, kills2, damages, disks, forks, processes = QUICK if args.quick else FULL
     parts = {
         "kills": lambda folder: fault_kills.try_kills(folder, kills, 1, args.seed, say),
         "kills2": lambda folder: fault_kills.try_kills(folder, kills2, 2, args.seed, say),
         "damage": lambda folder: fault_disks.try_damage(folder, damages, args.seed, say),
         "disk": lambda folder: fault_disks.try_full_disk(folder, disks, args.seed, say),
+        "inputs": lambda _: try_inputs(forks, processes, args.seed),
     }
     rows = []
-    for name, part in parts.items():
-        if name in args.parts:
-            begun = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="faults") as folder:
-                rows.append([*part(Path(folder)), f"{time.monotonic() - begun:.0f} s"])
-            say(" | ".join(rows[-1]))
-    bad = [row for row in rows if "FAULTS" in row[2] or "NOT RUN" in row[2]]
-    if "inputs" in args.parts:
+    for name in args.parts:
         begun = time.monotonic()
-        found = fault_inputs.run(forks, processes, args.seed, Path(tempfile.gettempdir(), "faults_kept"))
-        bad += [row for row in found if row[2] in fault_inputs.BAD]
-        say(f"\n{fault_inputs.as_table(found)}\n{time.monotonic() - begun:.0f} s\n")
+        with tempfile.TemporaryDirectory(prefix="faults") as folder:
+            rows.append([*parts[name](Path(folder)), f"{time.monotonic() - begun:.0f} s"])
+        say(" | ".join(rows[-1]))
     lines = [("fault", "times", "outcome", "took"), ("---",) * 4, *rows]
     say("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return 1 if bad else 0
+    return any("FAULTS" in row[2] or "NOT RUN" in row[2] for row in rows)
 
 
 if __name__ == "__main__":
