@@ -18,7 +18,7 @@ import fault_inputs
 import fault_kills
 
 # how many of each: kills, kills with two processes, damages, full disks, mutated files in forks, in processes
-FULL, QUICK = (100, 20, 500, 20, 1000, 100), (4, 1, 30, 2, 40, 2)
+FULL, QUICK = (100, 20, 500, 20, 1000, 100), (3, 1, 15, 1, 20, 1)
 PARTS = ("kills", "kills2", "damage", "disk", "inputs")
 
 

@@ -119,7 +119,7 @@ def torchrun(count: int, script: Path, *flags: object, cwd: Path, **environment:
     return run_python(*launcher, script, *flags, cwd=cwd, **environment)
 
 
-def run_python(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+def run_python(*arguments: object, cwd: Path, seconds: float = 300, **environment: str) -> subprocess.CompletedProcess:
     """Run Python, with both streams in `stdout`."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -129,7 +129,7 @@ def run_python(*arguments: object, cwd: Path, **environment: str) -> subprocess.
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        timeout=300,
+        timeout=seconds,
     )
 
 

@@ -212,6 +212,7 @@ def test_level(wanted, mode, on_cpu):
     assert amp.choose_level(wanted, "O2", mode, CPU) == on_cpu
 
 
+@pytest.mark.usefixtures("narrow", "unplotted")
 def test_checkpoints_pass_between_levels(home, capsys):
     """Each level goes on from what another left; the file always holds fp32 weights."""
     flags = [
@@ -227,6 +228,8 @@ def test_checkpoints_pass_between_levels(home, capsys):
         "--name",
         "run",
         "--amp",
+        "--scheduler",
+        "ConstantLR",
     ]
     checkpoint = home / "models" / "run" / "checkpoint.pth.tar"
     for epoch, level in enumerate(("O2", "O0", "O1", "O2", "O3"), 1):
