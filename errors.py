@@ -23,7 +23,7 @@ def one_sentence():
     """Turn InputError and failures of files and disks into `[Error] …` and exit status 1.
 
     SIGINT ends with 130, SIGTERM with 143 and SIGUSR1 with 138, all by way of an exception, so that nothing half
-    written stays.
+    written stays; while a run trains, stopping.on_request has them instead.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _leave)
