@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import download
 import files
+import memory
 import synthetic
 from rawset import RawSet, compose, is_usable
 from workers import process_pool
@@ -73,6 +74,7 @@ def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool
         leftover.unlink()
     for folder in ("images", "masks/0"):
         (building / folder).mkdir(parents=True, exist_ok=True)
+    memory.keep_freed()
     waiting = [img_id for img_id in raw.ids if img_id not in done]
     print(
         f"preparing {len(waiting)} images of {source}" + (f", {len(done)} are done already" if done else ""), flush=True

@@ -156,14 +156,14 @@ def compose(raw: RawSet, img_id: str) -> tuple[np.ndarray, np.ndarray]:
     if not masks:
         raise InputError(f"{img_id}: no masks")
     image = files.decode_image(raw.read(images[0]), images[0])
-    union = np.zeros(image.shape[:2], np.float64)
+    brightest = np.zeros(image.shape[:2], np.uint8)
     for name in masks:
         mask = files.decode_mask(raw.read(name), name)
-        if mask.shape != union.shape:
-            sizes = f"{mask.shape[1]}×{mask.shape[0]}, its image {union.shape[1]}×{union.shape[0]}"
+        if mask.shape != brightest.shape:
+            sizes = f"{mask.shape[1]}×{mask.shape[0]}, its image {image.shape[1]}×{image.shape[0]}"
             raise InputError(f"{name}: {sizes}")
-        union[mask > 127] = 1
-    return image, union
+        np.maximum(brightest, mask, out=brightest)
+    return image, (brightest > 127).astype(np.float64)
 
 
 def is_usable(raw: RawSet, img_id: str) -> bool:

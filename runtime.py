@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import memory
 import ranks
 from errors import InputError, stand_back
 
@@ -172,6 +173,7 @@ def init(
     """
     import torch
 
+    memory.keep_freed()
     place = ranks.find_place(rank_id, num_gpus, addr)
     if not place.alone and not several:
         raise InputError("this script runs in one process; start it without torchrun")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import memory
+
 
 def process_pool(workers: int, initializer: Callable | None = None, *initargs) -> ProcessPoolExecutor:
     """A pool of `workers` processes that each call `initializer(*initargs)` first.
@@ -19,6 +21,7 @@ def process_pool(workers: int, initializer: Callable | None = None, *initargs) -
 
 def _start(parent: int, initializer: Callable | None, initargs: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; it is the parent's to handle
+    memory.keep_freed()
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     if initializer:
         initializer(*initargs)
