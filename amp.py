@@ -78,21 +78,23 @@ def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime
 
 
 class Precision:
-    """Plain fp32 (O0), and what the other levels have in common with it.
-
-    `skipped` counts the steps that were not made since their gradients overflowed.
-    """
+    """Plain fp32 (O0), and what the other levels have in common with it."""
 
     name = "fp32"
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *_):
-        self.model, self.optimizer, self.skipped = model, optimizer, 0
+        self.model, self.optimizer = model, optimizer
 
-    def step(self, loss: Tensor) -> None:
-        """Go backward from the loss, fp32, and let the optimiser step."""
+    def step(self, loss: Tensor) -> Tensor | int:
+        """Go backward from the loss, fp32, and let the optimiser step.
+
+        Returns 1 where the step was skipped since its gradients overflowed, else 0; where that is not known without
+        waiting for the device, as a tensor there.
+        """
         self.optimizer.zero_grad()  # each by its own default: the fused ones keep their gradients' memory
         loss.backward()
         self.optimizer.step()
+        return 0
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state_dict in fp32, with the master weights where there are any."""
@@ -140,7 +142,11 @@ def _cast_inputs(model: nn.Module, half: torch.dtype) -> None:
 
 
 class _Scaled(Precision):
-    """With a loss scale: a step whose gradients overflow is skipped, and a dynamic scale is halved by it."""
+    """With a loss scale: a step whose gradients overflow is skipped, and a dynamic scale is halved by it.
+
+    With a static scale nothing waits for the device. A dynamic one is the device's own scaler's, which asks after every
+    backward pass whether anything overflowed.
+    """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
         super().__init__(model, optimizer)
@@ -148,22 +154,61 @@ class _Scaled(Precision):
         self.dynamic = loss_scale == -1
         self.scale = FIRST_SCALE if self.dynamic else float(loss_scale)
         self.clean_steps = 0  # since the last overflow or growth
-        self.scaler = runtime.grad_scaler(self.scale)
+        self.unread = None  # whether the last step overflowed
+        self.scaler = runtime.grad_scaler(self.scale) if self.dynamic else None
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor) -> Tensor | int:
         self.optimizer.zero_grad()
+        return self._dynamic_step(loss) if self.dynamic else self._static_step(loss)
+
+    def _static_step(self, loss: Tensor) -> Tensor:
+        (loss * self.scale).backward()
+        self._hand_over_gradients()
+        self._look_back()
+        gradients = [parameter.grad for parameter in self._stepped_on() if parameter.grad is not None]
+        overflow, inverse = torch.zeros((), device=loss.device), torch.full((), 1 / self.scale, device=loss.device)
+        # as both scalers do it, with one pass over the gradients
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, inverse)
+        self._step_unless(overflow)
+        self.unread = self.runtime.fetch(overflow)
+        return overflow
+
+    def _step_unless(self, overflow: Tensor) -> None:
+        """Let the optimiser step, without effect where `overflow`, 0 or 1 on the device, is 1."""
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):  # torch's fused ones look for themselves
+            self.optimizer.found_inf, self.optimizer.grad_scale = overflow, None
+            self.optimizer.step()
+            return
+        before = {tensor: tensor.detach().clone() for tensor in self._changing()}
+        self.optimizer.step()
+        with torch.no_grad():
+            for tensor in self._changing():  # averages that were made just now begin as zeros
+                tensor.copy_(torch.where(overflow.to(tensor.device) > 0, before.get(tensor, 0.0), tensor))
+
+    def _changing(self) -> list[Tensor]:
+        """What a step of the optimiser changes; a fused one's own count of steps is a plain number and not in here."""
+        state = [value for own in self.optimizer.state.values() for value in own.values()]
+        return [tensor for tensor in (*self._stepped_on(), *state) if isinstance(tensor, Tensor)]
+
+    def _dynamic_step(self, loss: Tensor) -> int:
         self.scaler.scale(loss).backward()
         self._hand_over_gradients()
         self.scaler.unscale_(self.optimizer)
         overflow = any(found.item() for found in self.scaler._found_inf_per_device(self.optimizer).values())
         if not overflow:
             self.optimizer.step()
-        self.skipped += overflow
         self._adapt(overflow)
         self.scaler.update(self.scale)
+        return int(overflow)
 
     def _hand_over_gradients(self) -> None:
         """From the weights to what the optimiser steps on, where these differ."""
+
+    def _look_back(self) -> None:
+        """Count in the last step, whose flag has arrived by the time that the next one is under way."""
+        if self.unread is not None:
+            self._adapt(bool(self.unread.read()))
+            self.unread = None
 
     def _adapt(self, overflow: bool) -> None:
         self.clean_steps = 0 if overflow else self.clean_steps + 1
@@ -173,6 +218,7 @@ class _Scaled(Precision):
             self.scale, self.clean_steps = min(self.scale * 2, HIGHEST_SCALE), 0
 
     def state_dict(self) -> dict:
+        self._look_back()
         return _loss_scale_state(self.scale, self.clean_steps)
 
     def load_state_dict(self, state: dict) -> None:
@@ -212,13 +258,14 @@ class _MasterWeights(_Scaled):
         self.masters = masters
         _cast_inputs(model, self.half)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor) -> Tensor | int:
         for parameter in self.masters:
             parameter.grad = None
-        super().step(loss)
+        skipped = super().step(loss)
         with torch.no_grad():
             for parameter, master in self.masters.items():
                 parameter.copy_(master)
+        return skipped
 
     def _hand_over_gradients(self) -> None:
         for parameter, master in self.masters.items():
@@ -246,11 +293,12 @@ class _Apex(Precision):
             for parameter, value in zip(self._stepped_on(), exact):
                 parameter.copy_(value)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor) -> int:
         self.optimizer.zero_grad()
         with self.amp.scale_loss(loss, self.optimizer) as scaled:
             scaled.backward()
         self.optimizer.step()  # apex leaves it out, and says so, where the gradients overflowed
+        return 0
 
     def state_dict(self) -> dict:
         return self.amp.state_dict()

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from amp import Precision
 from errors import InputError
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
-from runtime import Runtime
+from runtime import Later, Runtime
 from stopping import Interrupted
 from utils import AverageMeter, progress_line
 
@@ -111,6 +112,27 @@ class EpochSoFar:
             "Iou": AverageMeter("Iou", "6.4f"),
         }
 
+    def add(
+        self,
+        step: int,
+        batch_size: int,
+        loss: float,
+        iou: float,
+        seconds: float,
+        waited: float,
+        skipped: int = 0,
+        unreadable: int = 0,
+    ) -> None:
+        """Take in a step's numbers: over all processes, times in seconds, `waited` of them for the data."""
+        self.step, self.batch_size = step, batch_size
+        self.skipped += skipped
+        self.unreadable += unreadable
+        self.seconds.append(seconds)
+        self.meters["Time"].update(seconds)
+        self.meters["Data"].update(waited)
+        self.meters["Loss"].update(loss, batch_size)
+        self.meters["Iou"].update(iou, batch_size)
+
     def state_dict(self) -> dict:
         """Numbers and lists alone."""
         meters = {name: [meter.val, meter.sum, meter.count] for name, meter in self.meters.items()}
@@ -137,50 +159,61 @@ def train_epoch(
     so_far: EpochSoFar | None = None,
     after_step: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
+    save: Callable[[], None] = lambda: None,
+    save_steps: int = 0,
 ) -> dict[str, float]:
     """Train for one epoch (`epoch` counts from 0) and print a line for each step; returns loss, iou and fps.
 
     model: what `distribute` made of precision.model. All numbers are the whole run's, over its processes.
-    so_far: the epoch's steps that are done, which the loader leaves out, kept up to date as the others follow.
+    so_far: the epoch's steps that are done, which the loader leaves out, kept up to date as the others follow; where
+    `save` is called, after every `save_steps` steps, it is. On an accelerator a step's numbers are read, and its line
+    printed, only when the next one has been handed to the device, which thus never waits for this program.
     Raises InputError naming the epoch and step where the loss is not finite, and Interrupted, in all processes after
     the same step, once `stop` answers in one of them that the run is to stop.
     """
     model.train()
     so_far = so_far or EpochSoFar()
-    step_time, data_time, losses, ious = so_far.meters.values()
-    precision.skipped = so_far.skipped
-    steps, start = len(loader), time.perf_counter()
+    steps, unread, most_unread = len(loader), deque(), int(runtime.accelerated)
+    clock = begin = time.perf_counter()
+
+    def read(step: int, batch_size: int, sums: Later) -> bool:
+        """Take in a step's numbers; returns whether the run is to stop."""
+        nonlocal clock
+        *totals, unreadable, stopping = sums.read()
+        now = time.perf_counter()
+        seconds, clock = now - clock, now
+        # the shares are equal, and so have equal weights
+        loss, iou, waited, skipped = (total / runtime.world_size for total in totals)
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is {loss} in epoch {epoch + 1}, step {step}; {DIVERGED}")
+        so_far.add(step, batch_size * runtime.world_size, loss, iou, seconds, waited, round(skipped), round(unreadable))
+        print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, so_far.meters.values()), flush=True)
+        return bool(stopping)
+
     for step, (images, target, meta) in enumerate(loader, so_far.step + 1):
-        waited = time.perf_counter() - start
+        waited = time.perf_counter() - begin
         images = images.to(runtime.device, non_blocking=True)
         target = target.to(runtime.device, non_blocking=True)
         output = model(images)
         loss = criterion(output, target)
-        precision.step(loss)
+        skipped = precision.step(loss)
         iou = iou_score(last_head(output).detach(), target)
-        sums = runtime.sum(loss, iou, waited, tell_unreadable(meta), stop())
-        # the shares are equal, and so have equal weights
-        mean_loss, mean_iou, mean_wait = (total / runtime.world_size for total in sums[:3])
-        if not math.isfinite(mean_loss):
-            raise InputError(f"the loss is {mean_loss} in epoch {epoch + 1}, step {step}; {DIVERGED}")
-        so_far.batch_size = len(images) * runtime.world_size
-        so_far.skipped = precision.skipped
-        so_far.unreadable += int(sums[3])
-        losses.update(mean_loss, so_far.batch_size)
-        ious.update(mean_iou, so_far.batch_size)
-        data_time.update(mean_wait)
-        so_far.seconds.append(time.perf_counter() - start)
-        step_time.update(so_far.seconds[-1])
-        so_far.step = step
-        start = time.perf_counter()
-        print(progress_line(f"Epoch: [{epoch + 1}]", step, steps, so_far.meters.values()), flush=True)
+        sums = runtime.sum_later(loss, iou, waited, skipped, tell_unreadable(meta), stop())
+        unread.append((step, len(images), sums))
+        saving = save_steps and step % save_steps == 0
+        stopping = False
+        while len(unread) > (0 if saving or stopping or step == steps else most_unread):
+            stopping |= read(*unread.popleft())
+        begin = time.perf_counter()
         if step == steps:
             # what normalises from here on, and goes into the checkpoint, has seen the images of every rank
             runtime.average_(buffer for buffer in precision.model.buffers() if buffer.is_floating_point())
-        saving = time.perf_counter()
         after_step()
-        start += time.perf_counter() - saving  # no step's time
-        if sums[4]:
+        if saving:
+            save()
+        clock += time.perf_counter() - begin  # no step's time
+        begin = time.perf_counter()
+        if stopping:
             raise Interrupted
     fps = images_per_second(so_far.batch_size, so_far.seconds, runtime.world_size)
     print(f"[npu id: {runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
@@ -188,7 +221,7 @@ def train_epoch(
         print(f"{so_far.skipped} of {steps} steps were skipped: their gradients overflowed", flush=True)
     if so_far.unreadable:
         print(f"{so_far.unreadable} unreadable images were replaced by others in this epoch", flush=True)
-    return {"loss": losses.avg, "iou": ious.avg, "fps": fps}
+    return {"loss": so_far.meters["Loss"].avg, "iou": so_far.meters["Iou"].avg, "fps": fps}
 
 
 def tell_unreadable(meta: dict[str, list]) -> int:

@@ -23,6 +23,20 @@ LOST_THE_OTHERS = "^Dist[A-Z]|gloo/|gloo::|hccl|HCCL"
 
 
 @dataclass(frozen=True)
+class Later:
+    """Numbers that the device has yet to compute and send."""
+
+    numbers: Any  # torch.Tensor on the CPU
+    arrived: Any = None  # the device's event, None where there is nothing to wait for
+
+    def read(self) -> list[float]:
+        """The numbers, once they have arrived."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.numbers.tolist()
+
+
+@dataclass(frozen=True)
 class Runtime:
     """Where this process computes and which of the run's processes it is; as a context, leaves the others at its end.
 
@@ -86,17 +100,33 @@ class Runtime:
             torch.get_device_module(self.device).set_rng_state(state, self.device)
 
     def sum(self, *values) -> list[float]:
-        """Each number, a float or a tensor of one, summed over the processes.
+        """Each number, a float or a tensor of one, summed over the processes; waits for the device."""
+        return self.sum_later(*values).read()
 
-        One collective and one wait for the device, in float32: the NPU's library has no float64.
-        """
+    def sum_later(self, *values) -> "Later":
+        """`sum` without waiting for the device: one collective, in float32, since the NPU's library has no float64."""
         import torch
 
-        values = [torch.as_tensor(value, dtype=torch.float32, device=self.device) for value in values]
-        total = torch.stack(values).detach()
+        def placed(value) -> torch.Tensor:
+            if isinstance(value, torch.Tensor):
+                return value.detach().to(self.device, torch.float32)
+            return torch.full((), value, dtype=torch.float32, device=self.device)  # no copy, which would wait
+
+        total = torch.stack([placed(value) for value in values])
         if self.world_size > 1:
             torch.distributed.all_reduce(total)
-        return total.tolist()
+        return self.fetch(total)
+
+    def fetch(self, numbers) -> "Later":
+        """Numbers in a tensor on the device, on their way to the CPU; nothing is waited for until they are read."""
+        import torch
+
+        if not self.accelerated:
+            return Later(numbers)
+        there = numbers.to("cpu", non_blocking=True)
+        arrived = torch.get_device_module(self.device).Event()
+        arrived.record()
+        return Later(there, arrived)
 
     def average_(self, tensors: Iterable) -> None:
         """Replace floating-point tensors by their means over the processes, in one collective."""

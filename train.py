@@ -132,18 +132,14 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     net = engine.distribute(precision.model, runtime)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
     with trace as trace_step, stopping.on_request() as stop:
-
-        def after_step() -> None:
-            trace_step()
-            if args.save_steps and progress.so_far.step % args.save_steps == 0:
-                saver.save(progress)
-
+        steps = {"after_step": trace_step, "stop": stop}
+        steps |= {"save": lambda: saver.save(progress), "save_steps": args.save_steps}
         try:
             while progress.epoch < args.epochs:
                 epoch, lr, after_training = progress.epoch, precision.optimizer.param_groups[0]["lr"], None
                 train_loader.batch_sampler.set_epoch(epoch, progress.so_far.step)
                 trained = engine.train_epoch(
-                    net, train_loader, criterion, precision, runtime, epoch, progress.so_far, after_step, stop
+                    net, train_loader, criterion, precision, runtime, epoch, progress.so_far, **steps
                 )
                 after_training = resuming.get_random_states(runtime)
                 validated = engine.evaluate(precision.model, val_loader, criterion, runtime, stop=stop)

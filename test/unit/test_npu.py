@@ -83,6 +83,23 @@ def test_all_scripts_on_one_npu(discs, level):
     assert len(scores) == 1 and float(others[0]) == pytest.approx(float(scores[0]), abs=2e-4)
 
 
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_a_step_never_waits_for_the_npu(tmp_path, level):
+    """The losses come later, and all of them; an overflow, which only the device knows of, is skipped there."""
+    shown = {}
+    for device in ("npu", "cpu"):
+        paths = {"PYTHONPATH": os.pathsep.join([str(NPU), str(ROOT)])}
+        shown[device] = succeed(run(HERE / "waits_of_steps.py", device, level, cwd=tmp_path, **paths))
+        found = dict(re.findall(r"^(\w+): (.*)$", shown[device], re.MULTILINE))
+        assert found["waits"] == "0 0 0 0 0"
+        logged = re.findall(r"^Epoch: \[1\]\[(\d)/5\].*\tLoss (\S+) ", shown[device], re.MULTILINE)
+        assert logged == list(zip("12345", found["losses"].split())), "each step's line, with its own loss"
+        scaled = level != "O0"
+        assert ("1 of 5 steps were skipped" in shown[device]) == scaled
+        assert found.get("unchanged", "") == ("3" if scaled else "")
+        assert json.loads(found["state"]) == ({"loss_scaler0": {"loss_scale": 128.0, "unskipped": 2}} if scaled else {})
+
+
 def test_the_launchers_on_two_npus(tmp_path):
     """Accuracy run, then its evaluation."""
     repository = clone(tmp_path / "clone")

@@ -359,12 +359,48 @@ void run_on_cpu(const OperatorHandle& op, Stack* stack) {
     (*stack)[i] = each_tensor((*stack)[i], [&](const Tensor& tensor) { return call.to_device(tensor); });
 }
 
+// A copy to page-locked memory that the host does not wait for: NaN until the host waits for something.
+struct Copies {
+  std::mutex mutex;
+  std::vector<std::pair<Tensor, Tensor>> on_their_way; // target, value
+  int64_t waits = 0; // how often the host waited for a device
+
+  void send(const Tensor& target, const Tensor& value) {
+    std::lock_guard lock(mutex);
+    on_their_way.emplace_back(target, value.clone());
+    if (target.is_floating_point())
+      target.fill_(std::numeric_limits<double>::quiet_NaN());
+  }
+  void wait(bool counted) {
+    std::lock_guard lock(mutex);
+    waits += counted;
+    for (auto& [target, value] : on_their_way)
+      target.copy_(value);
+    on_their_way.clear();
+  }
+};
+Copies& copies() {
+  static auto all = new Copies; // never freed: PyTorch may be gone before
+  return *all;
+}
+
 // between the host and a device, and between devices
-Tensor copy_from(const Tensor& source, const Tensor& target, bool /*non_blocking*/) {
+Tensor copy_from(const Tensor& source, const Tensor& target, bool non_blocking) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   auto host = [](const Tensor& tensor) { return tensor.is_cpu() ? tensor : Call().to_host(tensor); };
+  if (target.is_cpu() && non_blocking && target.is_pinned()) {
+    copies().send(target, host(source).to(target.scalar_type()));
+    return target;
+  }
+  if (target.is_cpu())
+    copies().wait(true);
   host(target).copy_(host(source));
   return target;
+}
+
+at::Scalar item(const Tensor& tensor) {
+  copies().wait(true);
+  return Call().to_host(tensor).item();
 }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
@@ -373,6 +409,7 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_copy_from", copy_from);
+  library.impl("_local_scalar_dense", item);
   // PyTorch would break these up by device and find nothing for this one
   for (auto name : {"convolution", "convolution_backward"})
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
@@ -415,6 +452,8 @@ TORCH_LIBRARY(standin_npu, library) {
   library.def("device_count() -> int", [] { return int64_t(device_count()); });
   library.def("is_initialized() -> bool", [] { return used && !forked; });
   library.def("is_in_bad_fork() -> bool", [] { return forked; });
+  library.def("wait(bool counted) -> ()", [](bool counted) { copies().wait(counted); });
+  library.def("waits() -> int", [] { return copies().waits; });
   library.def("default_generator(int index) -> Generator?", [](int64_t index) {
     return std::optional<at::Generator>(default_generator(existing(static_cast<DeviceIndex>(index))));
   });

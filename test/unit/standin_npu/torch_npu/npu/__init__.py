@@ -111,7 +111,27 @@ def get_device_name(device: "int | str | torch.device | None" = None) -> str:
 
 
 def synchronize(device: "int | str | torch.device | None" = None) -> None:
-    """Nothing to wait for: the host computes."""
+    """Wait for the copies that are under way; the host itself computes."""
+    _ops.wait(True)
+
+
+def waits() -> int:
+    """The stand-in's own: how often this process has waited for a device, but for events."""
+    return _ops.waits()
+
+
+class Event:
+    """A mark in the device's queue; the copies before it have arrived once it has been waited for."""
+
+    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False):
+        pass
+
+    def record(self, stream: "Stream | None" = None) -> None:
+        """Set the mark."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        _ops.wait(False)
 
 
 class Stream:
