@@ -83,6 +83,13 @@ def share_batch_norm(model: nn.Module, runtime: Runtime) -> nn.Module:
     return model if runtime.world_size == 1 else nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
+def lay_out_channels_last(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """The net with its weights in NHWC, which its convolutions then compute in; raises InputError on the NPU."""
+    if not runtime.takes_channels_last:
+        raise InputError("--channels_last: the NPU has memory formats of its own; leave it out")
+    return model.to(memory_format=torch.channels_last)
+
+
 def distribute(model: nn.Module, runtime: Runtime) -> nn.Module:
     """The model to train: with several processes, one whose backward averages the gradients over them."""
     if runtime.world_size == 1:

@@ -59,6 +59,11 @@ class Runtime:
         return self.device.type != "cpu"
 
     @property
+    def takes_channels_last(self) -> bool:
+        """False for the NPU, which has memory formats of its own."""
+        return self.device.type != "npu"
+
+    @property
     def half(self) -> Any:
         """The half-precision torch.dtype that the device is good at."""
         import torch

@@ -23,6 +23,7 @@ from torch import nn, optim
 import amp
 import archs
 import checkpoints
+import compiling
 import dataset
 import engine
 import files
@@ -101,6 +102,8 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     model = archs.ARCHS[args.arch](args.num_classes, args.input_channels, args.deep_supervision).to(runtime.device)
     if args.sync_bn:
         model = engine.share_batch_norm(model, runtime)
+    if args.channels_last:
+        model = engine.lay_out_channels_last(model, runtime)
     config, data = vars(args), dataset.describe(train_loader.dataset, val_loader.dataset)
     checkpoint, path = load_weights(args, folder, model, data)
     resuming.see_that_all_have_the_same(path, checkpoint, runtime)
@@ -115,9 +118,14 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
             print(f"{path} has finished its {progress.epoch} epochs{finished} to train on")
             return
 
+    net = engine.distribute(precision.model, runtime)
+    if args.compile:
+        net = compiling.compiled(net, runtime)
     images = f"{data['train_images']} images to train, {data['val_images']} to validate"
     processes = f", {runtime.world_size} processes" if runtime.world_size > 1 else ""
     print(f"{args.arch} on {runtime.device}{processes}, {precision.name}: {images}", flush=True)
+    if args.compile:
+        print("the net is compiled in the first step, which takes a minute or so", flush=True)
     if args.save_steps > len(train_loader):
         print(f"--save_steps {args.save_steps} has no effect: an epoch has {len(train_loader)} steps")
     saver = Saver(folder, config, data, precision, scheduler, runtime, path)
@@ -129,7 +137,6 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
         if checkpoint:
             progress.best_iou = resuming.adopt_best(path, folder, progress.best_iou)
     progress.best_iou = runtime.from_main(progress.best_iou)
-    net = engine.distribute(precision.model, runtime)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
     with trace as trace_step, stopping.on_request() as stop:
         steps = {"after_step": trace_step, "stop": stop}

@@ -33,6 +33,7 @@ ALLOWED = {
     "pictures": {"files"},
     "options": {"names", "runtime"},
     "amp": {"runtime"},
+    "compiling": {"errors", "runtime"},
     "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "stopping", "utils"},
     "resuming": {"amp", "archs", "checkpoints", "engine", "errors", "files", "runtime"},
 }
