@@ -87,6 +87,8 @@ class Wheel:
         raise Lacking(f"cannot tell what {name} is there")
 
     def _of_module(self, module: str, name: str) -> Found:
+        if name == "_C":  # the package's library, which Python itself binds
+            return self._module(f"{module}._C")
         package = module if self.file_of(module).endswith("__init__.py") else module.rpartition(".")[0]
         for node in reversed(list(nodes_of(self.tree(module)))):  # the last binding counts
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
@@ -226,10 +228,13 @@ class Wheel:
     def _signature(self, found: Found) -> tuple[ast.arguments, bool]:
         """The arguments of a function or of what makes an object of a class, and whether the first is `self`."""
         if found.kind == "class":
-            maker = self.attribute(found, "__init__")
-            if maker.kind != "function":
+            makers = [node for node in found.node.body if getattr(node, "name", "") in ("__init__", "__new__")]
+            if not makers:
+                maker = self.attribute(found, "__init__")
+                makers = [maker.node] if maker.kind == "function" else []
+            if not makers:
                 raise Lacking(f"{found.node.name} has no __init__ of its own")
-            return maker.node.args, True
+            return makers[0].args, True
         for decorator in found.node.decorator_list:
             name = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator).split(".")[-1]
             if name not in PASS_THROUGH:

@@ -68,6 +68,8 @@ def test_the_real_one_has_what_we_use(wheel: Wheel) -> None:
         ("torch.npu.set_device(*x)", "cannot tell"),
         ("torch.npu.set_compile_mode(jit=False)", "takes no argument jit"),
         ("torch.npu.set_compile_mode(False, jit_compile=True)", "gets jit_compile twice"),
+        ("torch.npu.Event(enable_timing=True).record()", None),
+        ("torch.npu.Event(timing=True)", "takes no argument timing"),
         ("torch.npu.conv.allow_hf32 = True", None),
         ("torch.npu.conv.allow_tf32 = True", "has no allow_tf32"),
         ("torch.npu.conv_allow_hf32 = True", "is a module"),
