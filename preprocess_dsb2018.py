@@ -18,7 +18,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 import download
@@ -66,7 +65,7 @@ def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool
     journal = building / "journal.jsonl"
     stat = source.stat()
     origin = {"source": str(source.resolve()), "size": size, "ids": len(raw.ids)}
-    origin |= {"masks": sum(map(len, raw.masks.values())), "changed": stat.st_mtime_ns if raw.zip else 0}
+    origin |= {"masks": sum(map(len, raw.masks.values())), "changed": stat.st_mtime_ns if raw.is_zip else 0}
     done = read_journal(journal, origin)
     if not done:
         shutil.rmtree(building, ignore_errors=True)
@@ -142,13 +141,14 @@ def read_journal(journal: Path, origin: dict) -> dict[str, dict]:
 
 
 def run(raw: RawSet, ids: list[str], output: Path, size: int, workers: int):
-    """Prepare the ids in `workers` processes; yields their results in order."""
+    """Prepare the ids in `workers` processes; yields their results, in an order of its own."""
     if workers == 1 or len(ids) < 2:
         yield from (prepare_one(raw, img_id, output, size) for img_id in ids)
         return
-    with process_pool(workers, _open_in_worker, raw.path) as pool:
+    longest_first = sorted(ids, key=lambda img_id: -len(raw.masks.get(img_id, ())))  # so that all end together
+    with process_pool(workers, _take_over, raw, output, size) as pool:
         try:
-            yield from pool.map(_prepare_in_worker, ids, [output] * len(ids), [size] * len(ids), chunksize=4)
+            yield from pool.map(_prepare_in_worker, longest_first)
         except BrokenProcessPool as error:
             message = "a worker was killed, perhaps for want of memory; run it again, with --workers 1"
             raise InputError(message) from error
@@ -157,13 +157,14 @@ def run(raw: RawSet, ids: list[str], output: Path, size: int, workers: int):
             raise
 
 
-def _open_in_worker(path: Path) -> None:
-    global _raw  # a zip's file handle cannot be shared between processes: each opens its own
-    _raw = RawSet(path)
+def _take_over(raw: RawSet, output: Path, size: int) -> None:
+    global _job
+    _job = raw, output, size
 
 
-def _prepare_in_worker(img_id: str, output: Path, size: int) -> dict:
-    return prepare_one(_raw, img_id, output, size)
+def _prepare_in_worker(img_id: str) -> dict:
+    raw, output, size = _job
+    return prepare_one(raw, img_id, output, size)
 
 
 def put_in_place(building: Path, output: Path) -> None:
@@ -178,6 +179,8 @@ def put_in_place(building: Path, output: Path) -> None:
 
 def summarise(prepared: list[dict], skipped: list[str], output: Path) -> None:
     """Print how many images and nuclei there are of which size, and what was skipped and why."""
+    import pandas as pd  # here: the workers need none, and it takes long to import
+
     table = pd.DataFrame(prepared).groupby("size").agg(images=("id", "count"), nuclei=("nuclei", "sum"))
     table.index.name = None
     table.columns.name = "raw size"

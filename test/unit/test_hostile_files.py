@@ -160,6 +160,13 @@ def test_a_member_that_grows_beyond_what_it_says(tmp_path, capsys):
     assert "1 images are prepared" in capsys.readouterr().out
 
 
+def test_a_directory_that_points_to_something_else_than_a_member(tmp_path):
+    path = write_zip(tmp_path / "x.zip", GOOD | {"b/images/b.png": IMAGE})
+    path.write_bytes(path.read_bytes().replace(b"PK\3\4", b"PK\3\5"))
+    with pytest.raises(InputError, match=r"b/images/b\.png: cannot be read \(the zip's directory points to something"):
+        rawset.RawSet(path).read("b/images/b.png")
+
+
 def test_ids_that_look_like_flags_work_and_others_are_skipped(tmp_path, capsys):
     raw = tmp_path / "raw"
     for img_id in ("-rf", "$(touch ran)", "a b'\"", "核", "line\nbreak", "\x1b[2J", "back\\slash", "x" * 201):

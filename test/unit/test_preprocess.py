@@ -1,6 +1,7 @@
 """preprocess_dsb2018.py: the older editions' pixels, folders and zips, bad files, killed runs, broken downloads."""
 
 import http.server
+import pickle
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from conftest import ROOT, run
 import download
 import options
 import preprocess_dsb2018 as preprocess
+import rawset
 import synthetic
 from errors import InputError
 
@@ -112,6 +114,25 @@ def test_folder_and_zip_with_and_without_the_leading_folder_give_the_same(raw, t
         assert np.array_equal(cv2.imread(str(tmp_path / "folder/masks/0" / f"{folder.name}.png"), 0), mask)
     nuclei = len(list(raw.rglob("masks/*.png")))
     assert re.search(rf"^all +12 +{nuclei}$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zips_members_are_those_that_zipfile_reads_also_once_sent_to_another_process(raw, tmp_path, method):
+    """With bytes before the zip, as of a self-extracting one, and an empty member."""
+    path = tmp_path / "x.zip"
+    path.write_bytes(b"#!/bin/sh\n")
+    with zipfile.ZipFile(path, "a", method) as archive:
+        for file in sorted(raw.rglob("*.png")):
+            archive.write(file, file.relative_to(raw))
+        archive.writestr("empty/images/empty.png", b"")
+    sent = pickle.loads(pickle.dumps(rawset.RawSet(path)))
+    with zipfile.ZipFile(path) as archive:
+        assert all(sent.read(name) == archive.read(name) for name in archive.namelist())
+    assert len(sent.ids) == 13
+    path.unlink()
+    assert sent.read("empty/images/empty.png") == b"", "what is open stays open"
+    with pytest.raises(InputError, match=r"a\.png: cannot be read \(.*No such file"):
+        pickle.loads(pickle.dumps(sent)).read("a.png")
 
 
 def test_bad_files_are_skipped_with_the_reason(raw, tmp_path, capsys):
