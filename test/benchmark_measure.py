@@ -1,0 +1,239 @@
+"""What the parts of test/benchmark.py share: the data, timing in turn, the comparison of results, the table."""
+
+import contextlib
+import io
+import statistics
+import sys
+import time
+import zipfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import archs
+import memory
+import options
+import preprocess_dsb2018
+import synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+# of which more is better; of seconds, megabytes and counts less is
+RATES = ("images/s", "GFLOP/s")
+
+
+class Goal(NamedTuple):
+    """What is to be reached: the `ratio`, or `ours` alone, at least or at most so much."""
+
+    of: str
+    least: float | None = None
+    most: float | None = None
+
+    def __str__(self) -> str:
+        bound = f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
+        return f"{self.of} {bound}"
+
+    def reached(self, row: "Row") -> bool:
+        """By this row's number?"""
+        value = row.ratio if self.of == "ratio" else row.ours
+        return value >= self.least if self.least is not None else value <= self.most
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    section: str
+    what: str
+    unit: str
+    plain: float | None
+    ours: float | None
+    goal: Goal | None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as good ours is; None where there is only one side."""
+        if self.plain is None or self.ours is None:
+            return None
+        return self.ours / self.plain if self.unit in RATES else self.plain / self.ours
+
+    def columns(self) -> dict[str, object]:
+        """As printed and as written to the CSV."""
+        numbers = {"plain": self.plain, "ours": self.ours, "ratio": self.ratio}
+        rounded = {name: None if value is None else float(f"{value:.4g}") for name, value in numbers.items()}
+        told = {"goal": str(self.goal or ""), "reached": ""}
+        if self.goal:
+            told["reached"] = "yes" if self.goal.reached(self) else "no"
+        return {"section": self.section, "what": self.what, "unit": self.unit} | rounded | told
+
+
+@dataclass
+class Bench:
+    """What a part is given: the flags, a folder for its files, the data, and the table that it adds to."""
+
+    args: Namespace
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def tiny(self) -> bool:
+        """To try the script itself out: small nets and images, whose times tell nothing."""
+        return self.args.tiny
+
+    @property
+    def side(self) -> int:
+        """Height and width of the nets' inputs."""
+        return 32 if self.tiny else 96
+
+    @property
+    def batch_size(self) -> int:
+        """Of the recipe."""
+        return 4 if self.tiny else 16
+
+    def add(
+        self,
+        section: str,
+        what: str,
+        unit: str,
+        plain: float | None = None,
+        ours: float | None = None,
+        goal: Goal | None = None,
+    ) -> None:
+        """Add a row and print it at once: a run is long."""
+        row = Row(section, what, unit, plain, ours, goal)
+        self.rows.append(row)
+        sides = [f"{name} {value:.4g}" for name, value in (("plain", plain), ("ours", ours)) if value is not None]
+        ratio = "" if row.ratio is None else f", ratio {row.ratio:.2f}"
+        reached = f", {goal}: {row.columns()['reached']}" if goal else ""
+        print(f"  {what}: {', '.join(sides)} {unit}{ratio}{reached}", flush=True)
+
+    @cached_property
+    def raw(self) -> tuple[Path, str]:
+        """A synthetic raw folder for where there is none, and what it is called in the table."""
+        count = 16 if self.tiny else 80
+        folder = self.folder / "raw" / "stage1_train"
+        with silence():
+            synthetic.write_raw_set(folder, count, seed=0, workers=1 if self.tiny else 2)
+        return folder, f"{count} synthetic images"
+
+    @cached_property
+    def zip(self) -> tuple[Path, str]:
+        """The raw zip, and what it is called in the table."""
+        given = self.args.zip and Path(self.args.zip)
+        if given and (given.is_file() or not self.args.zip_is_default):
+            return given, given.name
+        folder, name = self.raw
+        path = self.folder / "raw.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(folder.rglob("*.png")):
+                archive.write(file, file.relative_to(folder))
+        return path, name
+
+    @cached_property
+    def data(self) -> tuple[Path, str]:
+        """The prepared data, and what they are called in the table."""
+        given = self.args.data and Path(self.args.data)
+        if given and (given.is_dir() or not self.args.data_is_default):
+            return given, given.name
+        raw, name = self.raw
+        prepared = self.folder / "prepared"
+        with silence():
+            preprocess_dsb2018.prepare(raw, prepared, self.side, workers=1)
+        return prepared, name
+
+    def settings(self, *flags: str) -> Namespace:
+        """train.py's flags for the data, all else as the recipe has it."""
+        size = ["--input_h", self.side, "--input_w", self.side, "--batch_size", self.batch_size, "--device", "cpu"]
+        return options.parse_train([str(self.data[0]), *map(str, size), *flags])
+
+
+class Side(NamedTuple):
+    """One of several ways to do the same.
+
+    run: does it once.
+    keeps: with the memory that is freed kept by the process, as in our scripts; plain sides are as if we had never
+    thought of it.
+    """
+
+    run: Callable[[], object]
+    keeps: bool = True
+    calls: int = 1  # that are timed together, where one is too short
+    warm: bool = True  # call it once more before, untimed
+
+
+def medians(sides: dict[str, Side], repeats: int) -> dict[str, float]:
+    """Seconds that each side takes, its median; they take turns, so that whatever else the machine does meets all."""
+    found = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            memory.keep_freed(side.keeps)
+            if side.warm:
+                side.run()
+            begun = time.perf_counter()
+            for _ in range(side.calls):
+                side.run()
+            found[name].append((time.perf_counter() - begun) / side.calls)
+    memory.keep_freed()
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def check_same(what: str, plain: object, ours: object, tolerance: float = 0.0) -> None:
+    """End the script where the two sides' numbers differ by more than `tolerance`: their times would tell nothing."""
+    plain, ours = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x) for x in (plain, ours))
+    if plain.shape != ours.shape:
+        sys.exit(f"benchmark: {what}: the plain side has the shape {plain.shape}, ours {ours.shape}")
+    difference = np.abs(plain.astype(np.float64) - ours.astype(np.float64)).max(initial=0)
+    if not difference <= tolerance:
+        sys.exit(f"benchmark: {what}: plain and ours differ by {difference:.3g}, and {tolerance:g} is allowed")
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without what the scripts print and the bars that they draw."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
+    """Other attributes (owner, name, value) for a while; those that were inherited are inherited again."""
+    with contextlib.ExitStack() as undo:
+        for owner, name, value in replacements:
+            if name in vars(owner):
+                undo.callback(setattr, owner, name, vars(owner)[name])
+            else:
+                undo.callback(delattr, owner, name)
+            setattr(owner, name, value)
+        yield
+
+
+def build_net(arch: str, deep_supervision: bool = False, trained: bool = False) -> torch.nn.Module:
+    """A net with random weights; `trained`: in evaluation mode, with BatchNorm statistics as training leaves them."""
+    torch.manual_seed(0)
+    model = archs.ARCHS[arch](1, 3, deep_supervision)
+    for name, buffer in model.named_buffers() if trained else ():
+        if name.endswith("running_var"):
+            buffer.copy_(torch.rand_like(buffer) + 0.5)
+        elif name.endswith("running_mean"):
+            buffer.copy_(torch.randn_like(buffer) * 0.1)
+    return model.eval() if trained else model.train()
+
+
+def random_batch(batch_size: int, side: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (N, 3, H, W) as the nets get them, normalised and divided by 255, and masks (N, 1, H, W) of blobs."""
+    draws = torch.Generator().manual_seed(seed)
+    images = torch.randn(batch_size, 3, side, side, generator=draws) / 255
+    return images, blobs(batch_size, side, draws)
+
+
+def blobs(batch_size: int, side: int, draws: torch.Generator) -> torch.Tensor:
+    """Masks float32 (N, 1, H, W) in [0, 1] of discs with soft edges, about a sixth of the area."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    centres = torch.rand(batch_size, 8, 2, 1, 1, generator=draws) * side
+    radii = (0.05 + 0.06 * torch.rand(batch_size, 8, 1, 1, generator=draws)) * side
+    distance = torch.hypot(rows - centres[:, :, 0], columns - centres[:, :, 1])
+    return (radii - distance + 0.5).clamp(0, 1).amax(1, keepdim=True)
