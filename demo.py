@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+import background
 import dataset
 import engine
 import files
@@ -35,26 +36,40 @@ ON_SHEET = 24  # pictures on the contact sheet, spread over all images
 
 
 class Gallery:
-    """Writes each image's pictures under `folder`, counts its nuclei, and gathers the contact sheet."""
+    """Writes each image's pictures under `folder`, counts its nuclei, and gathers the contact sheet.
 
-    def __init__(self, folder: Path, total: int, threshold: float):
-        self.folder, self.threshold = folder, threshold
+    A pool's threads do so: what they write, or could not, is known at the pool's end.
+    """
+
+    def __init__(self, folder: Path, total: int, threshold: float, pool: background.Pool):
+        self.folder, self.threshold, self.pool = folder, threshold, pool
         self.on_sheet = set(np.linspace(0, total - 1, min(total, ON_SHEET)).round().astype(int).tolist())
-        self.rows, self.strips, self.added = [], [], 0
+        self.painted = []
 
-    def add(self, name: str, image: np.ndarray, probability: np.ndarray, truth: list[np.ndarray] = ()) -> None:
-        """Take in an image, uint8 BGR (H, W, 3), its probabilities (C, h, w), and true masks, boolean (H, W)."""
+    @property
+    def added(self) -> int:
+        """How many images were taken in."""
+        return len(self.painted)
+
+    def add(self, name: str, image: np.ndarray, probability: np.ndarray, truth: np.ndarray = ()) -> None:
+        """Take in an image, uint8 BGR (H, W, 3), its probabilities (C, h, w), and true masks, boolean (C, H, W)."""
+        shown = self.added in self.on_sheet
+        self.painted.append(self.pool.submit(self._paint, name, image, probability, truth, shown))
+
+    def _paint(
+        self, name: str, image: np.ndarray, probability: np.ndarray, truth: np.ndarray, on_sheet: bool
+    ) -> tuple[list[dict], list[np.ndarray] | None]:
         pictures.write_probabilities(self.folder, name, probability)
-        masks = [pictures.to_mask(channel, *image.shape[:2], self.threshold) for channel in probability]
+        masks, rows = [pictures.to_mask(channel, *image.shape[:2], self.threshold) for channel in probability], []
         for k, mask in enumerate(masks):
+            self.pool.go_on()
             files.write_image(self.folder / str(k) / f"{name}_mask.png", mask.astype(np.uint8) * 255)
             nuclei = int(metrics.label_instances(mask).max())
-            self.rows.append({"id": name, "class": k, "nuclei": nuclei, "covered_share": round(float(mask.mean()), 4)})
+            rows.append({"id": name, "class": k, "nuclei": nuclei, "covered_share": round(float(mask.mean()), 4)})
+        self.pool.go_on()
         shown = pictures.brighten(image)
         files.write_image(self.folder / "overlay" / f"{name}.png", pictures.overlay(shown, masks, truth))
-        if self.added in self.on_sheet:
-            self.strips.append((name, self.strip(shown, probability, masks, truth)))
-        self.added += 1
+        return rows, self.strip(shown, probability, masks, truth) if on_sheet else None
 
     @staticmethod
     def strip(image: np.ndarray, probability: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray]):
@@ -68,11 +83,13 @@ class Gallery:
         return [pictures.fit(image), pictures.fit((highest * 255).astype(np.uint8)), np.max(masks, 0), outlined]
 
     def finish(self, outlines: str) -> None:
-        """Write overview.png and nuclei.csv."""
-        sheet = pictures.contact_sheet(self.strips, ["image", "probability", "mask", outlines])
+        """Write overview.png and nuclei.csv, once the pool is done."""
+        painted = [future.result() for future in self.painted]
+        strips = [(rows[0]["id"], strip) for rows, strip in painted if strip]
+        sheet = pictures.contact_sheet(strips, ["image", "probability", "mask", outlines])
         files.write_image(self.folder / "overview.png", sheet)
         with files.replacing(self.folder / "nuclei.csv") as partial:
-            pd.DataFrame(self.rows).to_csv(partial, index=False)
+            pd.DataFrame([row for rows, _ in painted for row in rows]).to_csv(partial, index=False)
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -109,35 +126,47 @@ def unique_names(paths: list[Path]) -> list[str]:
     return chosen
 
 
+def read_each(read: Callable[[str], tuple], sources: list) -> Iterator[tuple]:
+    """For each source what `read` makes of it, a tuple, or the InputError that it raises, as a tuple of its own."""
+    for source in sources:
+        try:
+            yield read(source)
+        except InputError as error:
+            yield (error,)
+
+
 def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Runtime) -> tuple[Gallery, int]:
     """Segment the files of `--input`, `batch_size` at a time; returns the gallery and how many could not be read."""
     paths = find_images(args.input)
-    gallery = Gallery(Path(args.output), len(paths), args.threshold)
     transform = dataset.val_transform(*size)
     pending, failed = [], 0
 
-    def read() -> Iterator[torch.Tensor]:
+    def read(path: Path) -> tuple[np.ndarray, torch.Tensor]:
+        image = files.read_image(path)
+        return image, dataset.to_input(transform(image=image)["image"])
+
+    def batches(found: Iterator[tuple]) -> Iterator[torch.Tensor]:
         nonlocal failed
         batch = []
-        for name, path in zip(unique_names(paths), tqdm(paths, disable=None, unit="image")):
-            try:
-                image = files.read_image(path)
-            except InputError as error:
+        for name, (image, *rest) in zip(unique_names(paths), tqdm(found, total=len(paths), disable=None, unit="image")):
+            if isinstance(image, InputError):
                 failed += 1
-                print(f"[Error] {names.shown(error)}", file=sys.stderr)
+                print(f"[Error] {names.shown(image)}", file=sys.stderr)
                 continue
             pending.append((name, image))
-            batch.append(dataset.to_input(transform(image=image)["image"]))
+            batch += rest
             if len(batch) == args.batch_size:
                 yield torch.stack(batch)
                 batch = []
         if batch:
             yield torch.stack(batch)
 
-    for probabilities in engine.predict(model, read(), runtime):
-        for (name, image), probability in zip(pending, probabilities.numpy()):
-            gallery.add(name, image, probability)
-        pending.clear()
+    with background.ahead(read_each(read, paths)) as found, background.Pool() as pool:
+        gallery = Gallery(Path(args.output), len(paths), args.threshold, pool)
+        for probabilities in engine.predict(model, batches(found), runtime):
+            for (name, image), probability in zip(pending, probabilities.numpy()):
+                gallery.add(name, image, probability)
+            pending.clear()
     return gallery, failed
 
 
@@ -147,15 +176,19 @@ def segment_validation(model, args: Namespace, settings: dict, size: tuple[int, 
     sized = settings | {"input_h": size[0], "input_w": size[1]}
     _, data = dataset.open_dataset(data_path, model.model.num_classes, sized)
     print(f"data: {data_path}, the {len(data)} images of the validation split")
-    gallery = Gallery(Path(args.output), len(data), args.threshold)
-
-    def add(logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
-        for img_id, probability in zip(ids, torch.sigmoid(logits).cpu().numpy()):
-            image, masks = data.read(img_id)
-            gallery.add(img_id, image, probability, [mask > 127 for mask in masks.transpose(2, 0, 1)])
-
     loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.accelerated)
-    engine.evaluate(model, loader, engine.build_criterion(settings["loss"]), runtime, add)
+    # the pictures are of the original size; the loader has the same ids, but for those that it could not read
+    with background.ahead(read_each(data.read, data.ids)) as found, background.Pool() as pool:
+        gallery, originals = Gallery(Path(args.output), len(data), args.threshold, pool), zip(data.ids, found)
+
+        def add(logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
+            for img_id, probability in zip(ids, torch.sigmoid(logits).cpu().numpy()):
+                image, *masks = next(original for other, original in originals if other == img_id)
+                if isinstance(image, InputError):
+                    raise image
+                gallery.add(img_id, image, probability, masks[0].transpose(2, 0, 1) > 127)
+
+        engine.evaluate(model, loader, engine.build_criterion(settings["loss"]), runtime, add)
     return gallery
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+import background
 import dataset
 import engine
 import files
@@ -28,10 +29,13 @@ PIXEL_SCORES = {"iou": metrics.iou_score, "mask_dice": metrics.mask_dice, "dice"
 
 
 class Scores:
-    """Collects the scores of whole batches and of each image, by class, and writes the masks."""
+    """Collects the scores of whole batches and of each image, by class, and writes the masks.
 
-    def __init__(self, folder: Path):
-        self.folder, self.batches, self.images = folder, [], []
+    A pool's threads take the images: what they found, wrote or could not is known at the pool's end.
+    """
+
+    def __init__(self, folder: Path, pool: background.Pool):
+        self.folder, self.pool, self.batches, self.scored = folder, pool, [], []
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
         """Take in a batch: logits and targets (N, num_classes, H, W)."""
@@ -41,19 +45,29 @@ class Scores:
             scores = {key: score(logits[:, chosen], target[:, chosen]).item() for key, score in PIXEL_SCORES.items()}
             self.batches.append({"label": label, "weight": len(ids), **scores})
         for img_id, own_logits, own_target in zip(ids, logits, target):
-            probability = torch.sigmoid(own_logits).numpy()
-            pictures.write_probabilities(self.folder, img_id, probability)
-            for k in classes:
-                mask, true = probability[k] > 0.5, own_target[k].numpy() > 0.5
-                files.write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
-                row = {"id": img_id, "class": k}
-                row |= {key: score(own_logits[k], own_target[k]).item() for key, score in PIXEL_SCORES.items()}
-                row["ap"] = metrics.average_precision(metrics.label_instances(mask), metrics.label_instances(true))
-                self.images.append(row)
+            self.scored.append(self.pool.submit(self._score, img_id, own_logits, own_target))
+
+    def _score(self, img_id: str, logits: torch.Tensor, target: torch.Tensor) -> list[dict]:
+        """Write an image's pictures and return its row for each class."""
+        probability, rows = torch.sigmoid(logits).numpy(), []
+        pictures.write_probabilities(self.folder, img_id, probability)
+        for k in range(len(probability)):
+            self.pool.go_on()
+            mask, true = probability[k] > 0.5, target[k].numpy() > 0.5
+            files.write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
+            row = {"id": img_id, "class": k}
+            row |= {key: score(logits[k], target[k]).item() for key, score in PIXEL_SCORES.items()}
+            row["ap"] = metrics.average_precision(metrics.label_instances(mask), metrics.label_instances(true))
+            rows.append(row)
+        return rows
+
+    def images(self) -> pd.DataFrame:
+        """A row for each image and class, in the order of the images; once the pool is done."""
+        return pd.DataFrame([row for future in self.scored for row in future.result()])
 
     def table(self) -> pd.DataFrame:
         """A row for all classes and one for each: batch scores, then the means of the images' IoU, Dice and AP."""
-        rows, images = {}, pd.DataFrame(self.images)
+        rows, images = {}, self.images()
         for label, group in pd.DataFrame(self.batches).groupby("label", sort=False):
             own = images if label == "all" else images[images["class"] == int(label.removeprefix("class "))]
             batch = [np.average(group[key], weights=group["weight"]) for key in PIXEL_SCORES]
@@ -76,10 +90,11 @@ def main(args: Namespace) -> None:
     loader = dataset.val_loader(data, batch_size, args.num_workers, runtime.accelerated)
     criterion = engine.build_criterion(settings["loss"])
     folder = utils.run_folder(args.name, args.output)
-    scores = Scores(folder)
-    result = engine.evaluate(engine.Padded(model), loader, criterion, runtime, scores)
+    with background.Pool() as pool:
+        scores = Scores(folder, pool)
+        result = engine.evaluate(engine.Padded(model), loader, criterion, runtime, scores)
     with files.replacing(folder / "metrics.csv") as partial:
-        pd.DataFrame(scores.images).to_csv(partial, index=False)
+        scores.images().to_csv(partial, index=False)
     table = scores.table()
     print(table.to_string(float_format="{:.4f}".format))
     print(f"masks: {folder}, by image: {folder / 'metrics.csv'}")

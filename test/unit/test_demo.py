@@ -114,6 +114,29 @@ def test_unreadable_files_are_named_and_the_rest_is_done(home):
     assert result.returncode == 1 and "[Error] --input nowhere/*.png: no image there" in result.stdout
 
 
+def test_a_picture_that_cannot_be_written_ends_it_with_its_name(home):
+    torch.save({"state_dict": random_net().state_dict()}, home / "net.pth.tar")
+    (home / "mine").mkdir()
+    for k in range(9):
+        cv2.imwrite(str(home / "mine" / f"{k}.png"), square(32, 32)[0])
+    (home / "out" / "overlay" / "3.png").mkdir(parents=True)
+    result = run("demo.py", "--resume", "net.pth.tar", "--input", "mine", "--output", "out", "-b", "2", cwd=home)
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert result.stdout.splitlines()[-1] == "[Error] out/overlay/3.png: is a folder; give the name of a file"
+    assert not (home / "out" / "nuclei.csv").exists() and not list((home / "out").rglob(".*"))
+
+
+def test_percentiles_are_numpys():
+    draws = np.random.default_rng(0)
+    for k in range(200):
+        high, height, width = draws.integers(1, (257, 60, 60))
+        image = draws.integers(0, high, (height, width, 3)).astype(np.uint8)
+        assert pictures.percentiles(image, 0.5, 99.8) == list(np.percentile(image, (0.5, 99.8))), k
+    large = np.zeros((3000, 2000, 3), np.uint8)  # more of a value than float32 can count
+    large[:2].fill(9)
+    assert pictures.percentiles(large, 0.5, 99.95) == [0, 9]
+
+
 def test_sides_that_are_no_multiple_of_16_are_padded():
     net = random_net()
     padded, x = engine.Padded(net), torch.randn(1, 3, 48, 64)

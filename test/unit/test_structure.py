@@ -17,6 +17,7 @@ ALLOWED = {
     "names": set(),
     "memory": set(),
     "workers": {"memory"},
+    "background": set(),
     "synthetic": {"workers"},
     "download": {"errors"},
     "files": {"errors", "names"},
@@ -40,6 +41,7 @@ ALLOWED = {
 KNOW_DEVICES = {"runtime"}
 LEAVES = {
     "archs",
+    "background",
     "checkpoints",
     "losses",
     "metrics",
