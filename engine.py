@@ -268,10 +268,10 @@ def evaluate(
         images, target, meta = next(batches, (None, None, {}))
         own = (0.0,) * 4
         if images is not None:
-            images = images.to(runtime.device, non_blocking=True)
+            images = images.to(runtime.device, non_blocking=True, memory_format=runtime.image_format)
             target = target.to(runtime.device, non_blocking=True)
             output = model(images)
-            logits = last_head(output)
+            logits = last_head(output).contiguous()
             scores = criterion(output, target), iou_score(logits, target), dice_coef(logits, target)
             own = len(images), *(score * len(images) for score in scores)
             on_batch(logits, target, meta["img_id"])
@@ -298,4 +298,5 @@ def predict(model: nn.Module, batches: Iterable[Tensor], runtime: Runtime) -> It
     """For each batch of inputs (N, 3, H, W) that the model takes, yield probabilities (N, num_classes, H, W)."""
     model.eval()
     for images in batches:
-        yield torch.sigmoid(last_head(model(images.to(runtime.device)))).cpu()
+        logits = last_head(model(images.to(runtime.device, memory_format=runtime.image_format)))
+        yield torch.sigmoid(logits).cpu().contiguous()

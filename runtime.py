@@ -70,6 +70,13 @@ class Runtime:
 
         return torch.float16 if self.accelerated else torch.bfloat16
 
+    @property
+    def image_format(self) -> Any:
+        """The torch.memory_format of images (N, C, H, W) with which nets compute their outputs fastest."""
+        import torch
+
+        return torch.contiguous_format if self.accelerated else torch.channels_last
+
     def adam(self, parameters: Iterable, lr: float, weight_decay: float):
         """Adam, fused where the device has such a one."""
         import torch

@@ -15,6 +15,7 @@ import engine
 import metrics
 import options
 import pictures
+import runtime
 import val
 
 
@@ -145,6 +146,30 @@ def test_sides_that_are_no_multiple_of_16_are_padded():
         odd = padded(x[:, :, :41, :50])
         by_hand = torch.nn.functional.pad(x[:, :, :41, :50], (0, 14, 0, 7), mode="replicate")
         assert odd.shape == (1, 1, 41, 50) and torch.equal(odd, net(by_hand)[:, :, :41, :50])
+
+
+class Formats(Bright):
+    """Notes in which memory formats it is given its inputs, and gives its outputs in that one."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen += [f for f in (torch.contiguous_format, torch.channels_last) if x.is_contiguous(memory_format=f)]
+        return torch.cat([super().forward(x)] * 2, 1).contiguous(memory_format=self.seen[-1])
+
+
+def test_nets_get_the_memory_format_that_suits_the_device():
+    images, target, net = torch.rand(4, 3, 16, 16), torch.rand(4, 2, 16, 16), Formats()
+    assert runtime.Runtime(torch.device("meta"), 0).image_format is torch.contiguous_format
+    (probabilities,) = engine.predict(net, [images], runtime.init("cpu"))
+    batch = (images, target, {"img_id": list("abcd")})
+    got = []
+    criterion = engine.build_criterion("LovaszHingeLoss")
+    engine.evaluate(net, [batch], criterion, runtime.init("cpu"), lambda logits, target, ids: got.append(logits))
+    assert net.seen == [torch.channels_last] * 2 and got[0].is_contiguous() and probabilities.is_contiguous()
+    assert torch.equal(torch.sigmoid(got[0]), probabilities)
 
 
 def test_the_validation_split_by_default(bright, capsys):
