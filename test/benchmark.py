@@ -70,6 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args.parts = args.parts.split(",")
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    args.parts = [part for part in PARTS if part in args.parts]  # what is compiled is compiled first in part net
     args.repeats = args.repeats or (1 if args.tiny else 5)
     # what is asked for must be there, what is a default need not be; a tiny run is the same on every machine
     args.data_is_default, args.zip_is_default = args.data is None, args.zip is None

@@ -24,7 +24,7 @@ import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 # of which more is better; of seconds, megabytes and counts less is
-RATES = ("images/s", "GFLOP/s")
+RATES = ("images/s", "GFLOP/s", "%")
 
 
 class Goal(NamedTuple):
