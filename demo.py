@@ -174,7 +174,7 @@ def segment_validation(model, args: Namespace, settings: dict, size: tuple[int, 
     """Segment the validation split, scoring it on the way."""
     data_path = utils.find_data(args.data_path, settings, args.dataset)
     sized = settings | {"input_h": size[0], "input_w": size[1]}
-    _, data = dataset.open_dataset(data_path, model.model.num_classes, sized)
+    _, data = dataset.open_dataset(data_path, model.num_classes, sized)
     print(f"data: {data_path}, the {len(data)} images of the validation split")
     loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.accelerated)
     # the pictures are of the original size; the loader has the same ids, but for those that it could not read
@@ -192,15 +192,29 @@ def segment_validation(model, args: Namespace, settings: dict, size: tuple[int, 
     return gallery
 
 
-def main(args: Namespace) -> None:
-    """Load the model, segment, and say where the pictures are."""
-    runtime = rt.init(args.device, args.device_id)
+def open_checkpoint(args: Namespace, runtime: rt.Runtime) -> tuple[torch.nn.Module, dict, tuple[int, int]]:
+    """The net of `--resume` or `--name`, the settings it was trained with, and its input's height and width."""
     path = Path(args.resume) if args.resume else utils.find_model(args.name)
     model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint)
-    model = engine.Padded(model)
     settings = utils.settings_of(checkpoint, path)
     size = args.input_h or settings["input_h"], args.input_w or settings["input_w"]
     print(f"model: {path}, {checkpoint['epoch']} epochs trained; input {size[0]}×{size[1]}")
+    return engine.Padded(model), settings, size
+
+
+def open_export(args: Namespace) -> tuple[torch.nn.Module, dict, tuple[int, int]]:
+    """The same for `--onnx`: of the settings an export tells nothing, and so they are training's defaults."""
+    from onnx_net import OnnxNet  # here: onnxruntime takes long to import
+
+    model = OnnxNet(Path(args.onnx), args.input_h, args.input_w)
+    print(f"model: {args.onnx}, by onnxruntime; input {model.size[0]}×{model.size[1]}")
+    return engine.Padded(model) if model.any_size else model, utils.SETTINGS, model.size
+
+
+def main(args: Namespace) -> None:
+    """Load the model, segment, and say where the pictures are."""
+    runtime = rt.init("cpu" if args.onnx else args.device, args.device_id)
+    model, settings, size = open_export(args) if args.onnx else open_checkpoint(args, runtime)
     start, failed = time.perf_counter(), 0
     if args.input:
         gallery, failed = segment_files(model, args, size, runtime)

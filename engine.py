@@ -55,7 +55,7 @@ class Padded(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.model, self.num_classes = model, model.num_classes
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         height, width = x.shape[2:]

@@ -275,14 +275,17 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags of demo.py."""
     parser = _Parser("Segment images: the validation split, or any images given by --input.")
     parser.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders or globs; no masks needed")
-    parser.add_argument("--name", default=default_name(), help="folder under models/ whose best checkpoint is used")
+    parser.add_argument(
+        "--name", help=f"folder under models/ whose best checkpoint is used (default: {default_name()})"
+    )
     parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
+    parser.add_argument("--onnx", metavar="FILE", help="an export to use instead, through onnxruntime on the CPU")
     parser.add_argument("--data_path", help="prepared data (default: as in training)")
     parser.add_argument("--dataset", type=_folder_name, help="inputs/<dataset> as the prepared data")
     parser.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images at a time")
     parser.add_argument("--threshold", default=0.5, type=_real(0), help="probability above which a pixel is a nucleus")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
-    _add_side(parser, _whole(1, 2**14), None, "the net's input (default: as in training)")
+    _add_side(parser, _whole(1, 2**14), None, "the net's input (default: as in training, or the export's)")
     _add_workers(parser)
     _add_device(parser)
     _add_trust(parser)
@@ -291,6 +294,13 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--threshold {args.threshold}: must be below 1")
     if args.input and (args.data_path or args.dataset):
         parser.error("--input takes images anywhere; leave out --data_path and --dataset, or leave out --input")
+    if args.onnx == "":
+        parser.error("--onnx lacks its value: name an ONNX file, or leave the flag out")
+    if args.onnx and (args.resume is not None or args.name is not None):
+        parser.error("--onnx takes the net from that file; leave out --resume and --name, or leave out --onnx")
+    if args.onnx and args.device not in ("auto", "cpu"):
+        parser.error(f"--onnx runs on the CPU; leave out --device {args.device}")
+    args.name = default_name() if args.name is None else args.name
     return args
 
 

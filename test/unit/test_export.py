@@ -68,3 +68,10 @@ def test_without_a_trained_model(tmp_path):
     assert result.returncode == 1 and "Traceback" not in result.stdout
     assert "models/dsb2018_96_UNet_woDS: no model_best.pth.tar or model.pth there; train it first" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_batch_norm_is_folded_into_the_convolutions(checkpoint):
+    checkpoint(random_net())
+    export("--dynamic", "--output", "net.onnx")
+    kinds = {node.op_type for node in onnx.load("net.onnx").graph.node}
+    assert "Conv" in kinds and "BatchNormalization" not in kinds

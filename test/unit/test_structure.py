@@ -35,6 +35,7 @@ ALLOWED = {
     "options": {"names", "runtime"},
     "amp": {"runtime"},
     "compiling": {"errors", "runtime"},
+    "onnx_net": {"archs", "errors", "files"},
     "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "stopping", "utils"},
     "resuming": {"amp", "archs", "checkpoints", "engine", "errors", "files", "runtime"},
 }
