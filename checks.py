@@ -1,6 +1,8 @@
 """What can be wrong with a prepared data set, found before training starts and told all at once."""
 
+import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +17,18 @@ MAX_LISTED = 20  # problems named one by one; the rest are counted
 
 
 def check_dataset(
-    data_path: Path, img_ext: str = ".png", mask_ext: str = ".png", num_classes: int = 1, skip_bad: bool = False
+    data_path: Path,
+    img_ext: str = ".png",
+    mask_ext: str = ".png",
+    num_classes: int = 1,
+    skip_bad: bool = False,
+    keep: Callable[[str, np.ndarray, np.ndarray], None] = lambda *sample: None,
 ) -> list[str]:
     """Return the ids of a prepared data set, or raise one InputError that lists everything wrong with it.
 
     Every file is decoded once: a missing or unreadable one would otherwise surface epochs later. With `skip_bad` an
-    image that cannot be used, or whose masks cannot, is only told of; its id stays, and so does the split.
+    image that cannot be used, or whose masks cannot, is only told of; its id stays, and so does the split. `keep` is
+    called, once at a time, with each sample that can: id, image, uint8 BGR (H, W, 3), masks, uint8 (H, W, num_classes).
     """
     images, masks = data_path / "images", data_path / "masks"
     if not data_path.is_dir():
@@ -48,8 +56,15 @@ def check_dataset(
         remedy = f"move the masks in {masks} into it" if loose else "each class has a folder of masks, named 0, 1 …"
         problems.append(f"{masks / name}: no such folder; {remedy}")
 
+    one_at_a_time = threading.Lock()
+
     def report(img_id: str) -> _Report:
-        return _check_sample(images / f"{img_id}{img_ext}", {k: masks / k / f"{img_id}{mask_ext}" for k in classes})
+        mask_paths = {k: masks / k / f"{img_id}{mask_ext}" for k in classes}
+        found, decoded = _check_sample(images / f"{img_id}{img_ext}", mask_paths)
+        if classes and not found.problems:
+            with one_at_a_time:
+                keep(img_id, decoded[0], np.dstack(decoded[1:]))
+        return found
 
     with ThreadPoolExecutor() as pool:  # OpenCV decodes outside the interpreter's lock
         reports = list(pool.map(report, ids))
@@ -81,13 +96,15 @@ class _Report(NamedTuple):
     peaks: dict[str, int]  # each class's largest value
 
 
-def _check_sample(image_path: Path, mask_paths: dict[str, Path]) -> _Report:
-    report = _Report([], [], [], {})
+def _check_sample(image_path: Path, mask_paths: dict[str, Path]) -> tuple[_Report, list[np.ndarray]]:
+    # and what was decoded: the image, then its masks
+    report, decoded = _Report([], [], [], {}), []
     try:
         image = read_image(image_path)
     except InputError as error:
         report.problems.append(str(error))
-        return report
+        return report, decoded
+    decoded.append(image)
     for name, path in mask_paths.items():
         if not path.is_file():
             report.problems.append(f"{path}: no mask for {image_path}; add it or take the image out")
@@ -103,6 +120,7 @@ def _check_sample(image_path: Path, mask_paths: dict[str, Path]) -> _Report:
                 f"{path}: mask is {mask.shape[1]}×{mask.shape[0]}, its image {width}×{height}; resize one to the other"
             )
             continue
+        decoded.append(mask)
         marked, bright = np.count_nonzero(mask), np.count_nonzero(mask > 127)
         if marked >= FEW and bright < 0.5 * marked:
             report.odd_values.append(
@@ -111,7 +129,7 @@ def _check_sample(image_path: Path, mask_paths: dict[str, Path]) -> _Report:
             )
         report.peaks[name] = int(mask.max())
         report.binary_shares.append(tuple(float(((x == 0) | (x == 255)).mean()) for x in (image, mask)))
-    return report
+    return report, decoded
 
 
 def _listed(data_path: Path, problems: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Prepared images and masks on disk → batches: splitting, reading, augmenting, loading.
+"""Prepared images and masks on disk → batches: splitting, reading, loading.
 
 Layout: `<data_path>/images/<id><img_ext>` and `<data_path>/masks/<class>/<id><mask_ext>`.
 """
@@ -10,75 +10,29 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from random import Random
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would ask the network for a newer version
 
 import albumentations as A
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+import augment
+from cache import DecodedImages
 from checks import check_dataset
 from errors import InputError
 from files import read_image, read_mask
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CACHE_MB = 1024  # as train.py's flag has it
 
 
 def split_ids(ids: list[str]) -> tuple[list[str], list[str]]:
     """Training and validation ids: one split in five, fixed by the recipe's seed; every script means this one."""
     train, val = train_test_split(sorted(ids), test_size=0.2, random_state=41)
     return train, val
-
-
-def train_transform(height: int, width: int) -> A.Compose:
-    """The recipe's augmentation, then what validation does: uint8 BGR (H, W, 3) → float32 (height, width, 3)."""
-    return A.Compose(
-        [
-            A.RandomRotate90(p=0.5),
-            A.OneOf(
-                [
-                    A.VerticalFlip(p=1),
-                    A.HorizontalFlip(p=1),
-                    A.Sequential([A.VerticalFlip(p=1), A.HorizontalFlip(p=1)], p=1),
-                ],
-                p=0.5,
-            ),
-            # the p of each is its weight here: the group always fires
-            A.OneOf(
-                [
-                    A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20, p=0.5),
-                    A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0, p=0.5),
-                    A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.2, p=0.5),
-                ],
-                p=1,
-            ),
-            *_resize_and_normalise(height, width),
-        ]
-    )
-
-
-def val_transform(height: int, width: int) -> A.Compose:
-    """Resize and normalise: uint8 BGR (H, W, 3) → float32 (height, width, 3)."""
-    return A.Compose(_resize_and_normalise(height, width))
-
-
-def _resize_and_normalise(height: int, width: int) -> list[A.BasicTransform]:
-    # BGR channels against RGB statistics: deliberate, published numbers and old checkpoints rest on it
-    return [A.Resize(height, width), A.Normalize(mean=MEAN, std=STD)]
-
-
-def to_input(image: np.ndarray) -> torch.Tensor:
-    """Normalised float32 (H, W, 3) → the net's input, float32 (3, H, W).
-
-    The division by 255 comes after normalising, a second time: deliberate, for the same reason as the channel order.
-    """
-    return torch.from_numpy(np.ascontiguousarray((image.astype(np.float32) / 255).transpose(2, 0, 1)))
 
 
 class NucleiDataset(Dataset):
@@ -102,10 +56,11 @@ class NucleiDataset(Dataset):
         seed: int = 0,
         skip_bad: bool = False,
         replace_bad: bool = False,
+        decoded: DecodedImages | None = None,
     ):
-        self.skip_bad, self.replace_bad = skip_bad, replace_bad
+        self.skip_bad, self.replace_bad, self.decoded = skip_bad, replace_bad, decoded or {}
         self.images, self.masks = data_path / "images", data_path / "masks"
-        self.ids, self.transform, self.seed = ids, transform, seed
+        self.ids, self.pipeline, self.seed = ids, augment.Pipeline(transform), seed
         self.img_ext, self.mask_ext, self.num_classes = img_ext, mask_ext, num_classes
 
     def __len__(self) -> int:
@@ -113,6 +68,8 @@ class NucleiDataset(Dataset):
 
     def read(self, img_id: str) -> tuple[np.ndarray, np.ndarray]:
         """An image, uint8 BGR (H, W, 3), and its masks, uint8 (H, W, num_classes), as they lie on the disk."""
+        if img_id in self.decoded:
+            return self.decoded[img_id]
         image = read_image(self.images / f"{img_id}{self.img_ext}")
         paths = [self.masks / str(k) / f"{img_id}{self.mask_ext}" for k in range(self.num_classes)]
         masks = [read_mask(path) for path in paths]
@@ -124,34 +81,69 @@ class NucleiDataset(Dataset):
         return image, np.dstack(masks)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor | None, torch.Tensor | None, dict]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        images, masks, meta = self.__getitems__([key])
+        own = {"img_id": meta["img_id"][0] if meta["img_id"] else self.ids[_epoch_and_index(key)[1]]}
+        if meta["unreadable"]:
+            own["unreadable"] = meta["unreadable"][0]
+        return (None, None, own) if images is None else (images[0], masks[0], own)
+
+    def __getitems__(
+        self, keys: Sequence[int | tuple[int, int]]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, dict]:
+        """A batch of them, as the loader asks for it: images (N, 3, H, W), masks (N, num_classes, H, W), and of all
+        {"img_id": [N ids], "unreadable": [reasons]}. What is unreadable and not replaced is left out; if all are, both
+        are None.
+        """
+        images = masks = None
+        ids, unreadable = [], []
+        for epoch, index in map(_epoch_and_index, keys):
+            img_id, found, reason = self._find(index)
+            unreadable += [reason] if reason else []
+            if found is None:
+                continue
+            image, mask = self.pipeline.augment(*found, *augment.generators(self.seed, epoch, index))
+            if images is None:
+                images = _new_batch(len(keys), 3, *image.shape[:2])
+                masks = _new_batch(len(keys), self.num_classes, *image.shape[:2])
+            self.pipeline.write(image, mask, images[len(ids)].numpy(), masks[len(ids)].numpy())
+            ids.append(img_id)
+        meta = {"img_id": ids, "unreadable": unreadable}
+        return (None, None, meta) if images is None else (images[: len(ids)], masks[: len(ids)], meta)
+
+    def _find(self, index: int) -> tuple[str, tuple[np.ndarray, np.ndarray] | None, str | None]:
+        # whose image and masks these are, and why they are another's or none
         try:
-            return self._sample(epoch, index, self.ids[index])
+            return self.ids[index], self.read(self.ids[index]), None
         except InputError as error:
             if not self.skip_bad:
                 raise
             reason = str(error)
         for neighbour in [*self.ids[index + 1 :], *self.ids[:index]] if self.replace_bad else ():
             with suppress(InputError):
-                image, mask, meta = self._sample(epoch, index, neighbour)
-                return image, mask, meta | {"unreadable": reason}
+                return neighbour, self.read(neighbour), reason
         if self.replace_bad:
             raise InputError(f"{reason}; nor can any other training image be read")
-        return None, None, {"img_id": self.ids[index], "unreadable": reason}
-
-    def _sample(self, epoch: int, index: int, img_id: str) -> tuple[torch.Tensor, torch.Tensor, dict]:
-        image, mask = self.read(img_id)
-        # one generator shared by all transforms: seeding each with the same number would tie their draws together
-        draws = np.random.default_rng((self.seed, epoch, index))
-        self.transform.set_random_state(draws, Random(int(draws.integers(2**63))))
-        augmented = self.transform(image=image, mask=mask)
-        # soft mask edges stay soft: deliberate, part of the recipe
-        mask = augmented["mask"].reshape(*augmented["mask"].shape[:2], self.num_classes).astype(np.float32) / 255
-        return to_input(augmented["image"]), torch.from_numpy(mask.transpose(2, 0, 1).copy()), {"img_id": img_id}
+        return self.ids[index], None, reason
 
 
-def open_dataset(data_path: Path, num_classes: int, settings: Mapping) -> tuple[NucleiDataset, NucleiDataset]:
+def _epoch_and_index(key: int | tuple[int, int]) -> tuple[int, int]:
+    return key if isinstance(key, tuple) else (0, key)
+
+
+def _new_batch(*shape: int) -> torch.Tensor:
+    if get_worker_info() is None:
+        return torch.empty(shape)
+    # in memory that the parent process sees too, as torch's own collating has it: it would be copied there otherwise
+    memory = torch.UntypedStorage._new_shared(torch.float32.itemsize * math.prod(shape))
+    return torch.empty(0).set_(memory, 0, shape)
+
+
+def open_dataset(
+    data_path: Path, num_classes: int, settings: Mapping, cache_mb: int = CACHE_MB
+) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
+
+    The images and masks that the check decodes stay in memory, if they need no more than `cache_mb` megabytes.
 
     settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed` count, and `skip_bad`,
     with which files that cannot be read are replaced in training and left out in validation.
@@ -160,11 +152,13 @@ def open_dataset(data_path: Path, num_classes: int, settings: Mapping) -> tuple[
     skip_bad = settings.get("skip_bad", False) is True
     files = {"img_ext": settings["img_ext"], "mask_ext": settings["mask_ext"], "num_classes": num_classes}
     size, seed = (settings["input_h"], settings["input_w"]), settings["seed"]
-    train_ids, val_ids = split_ids(check_dataset(data_path, **files, skip_bad=skip_bad))
-    skipping = {"seed": seed, "skip_bad": skip_bad}
+    decoded = DecodedImages(cache_mb)
+    train_ids, val_ids = split_ids(check_dataset(data_path, **files, skip_bad=skip_bad, keep=decoded.add))
+    decoded.close()
+    shared = {**files, "seed": seed, "skip_bad": skip_bad, "decoded": decoded}
     return (
-        NucleiDataset(data_path, train_ids, train_transform(*size), **files, **skipping, replace_bad=True),
-        NucleiDataset(data_path, val_ids, val_transform(*size), **files, **skipping),
+        NucleiDataset(data_path, train_ids, augment.train_transform(*size), **shared, replace_bad=True),
+        NucleiDataset(data_path, val_ids, augment.val_transform(*size), **shared),
     )
 
 
@@ -223,6 +217,8 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_at_parents_word, args=(os.getppid(),), daemon=True).start()
+    # the parent takes over a batch while the next is being made: it would wait for as long as a thread keeps its turn
+    sys.setswitchinterval(0.0005)
     sys.excepthook = _unless_the_parent_left
 
 
@@ -270,11 +266,8 @@ def val_loader(
     return _loader(dataset, batches[rank::world_size], num_workers, pin_memory, world_size)
 
 
-def _collate(samples: list[tuple]) -> tuple:
-    readable = [sample for sample in samples if sample[0] is not None]
-    images, masks = default_collate([sample[:2] for sample in readable]) if readable else (None, None)
-    meta = {"img_id": [own["img_id"] for _, _, own in readable]}
-    return images, masks, meta | {"unreadable": [own["unreadable"] for *_, own in samples if "unreadable" in own]}
+def _as_it_is(batch: tuple) -> tuple:  # a dataset's __getitems__ has collated it
+    return batch
 
 
 def _loader(dataset, batches, num_workers: int, pin_memory: bool, world_size: int) -> DataLoader:
@@ -285,7 +278,8 @@ def _loader(dataset, batches, num_workers: int, pin_memory: bool, world_size: in
         num_workers=own_workers,
         pin_memory=pin_memory,
         persistent_workers=own_workers > 0,
+        # prefetch_factor stays torch's 2: workers are faster than a net, and what waits lies in scarce /dev/shm
         worker_init_fn=_start_worker,
-        collate_fn=_collate,
+        collate_fn=_as_it_is,
         generator=torch.Generator(),  # else it draws from torch's own, more often where workers start anew
     )

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+import augment
 import background
 import dataset
 import engine
@@ -138,12 +139,12 @@ def read_each(read: Callable[[str], tuple], sources: list) -> Iterator[tuple]:
 def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Runtime) -> tuple[Gallery, int]:
     """Segment the files of `--input`, `batch_size` at a time; returns the gallery and how many could not be read."""
     paths = find_images(args.input)
-    transform = dataset.val_transform(*size)
+    transform = augment.val_transform(*size)
     pending, failed = [], 0
 
     def read(path: Path) -> tuple[np.ndarray, torch.Tensor]:
         image = files.read_image(path)
-        return image, dataset.to_input(transform(image=image)["image"])
+        return image, augment.to_input(transform(image=image)["image"])
 
     def batches(found: Iterator[tuple]) -> Iterator[torch.Tensor]:
         nonlocal failed

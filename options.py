@@ -173,6 +173,9 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--img_ext", default=".png", type=_extension, help="extension of the images")
     data.add_argument("--mask_ext", default=".png", type=_extension, help="extension of the masks")
     data.add_argument("--skip_bad", action="store_true", help="go on without images that cannot be read")
+    data.add_argument(
+        "--cache_mb", default=1024, type=_whole(0), help="MB that decoded images may take, in each rank; 0: none"
+    )
     _add_workers(data)
     net = parser.add_argument_group("net")
     net.add_argument("-a", "--arch", default="UNet", choices=ARCHS, help="architecture")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import amp
 import archs
+import augment
 import dataset
 import engine
 import runtime as rt
@@ -65,7 +66,7 @@ def train(runtime: rt.Runtime, batch_norm: str) -> dict:
 
 def evaluate(runtime: rt.Runtime, data_path: str) -> dict:
     ids = sorted(path.stem for path in Path(data_path, "images").iterdir())
-    data = dataset.NucleiDataset(Path(data_path), ids, dataset.val_transform(16, 16))
+    data = dataset.NucleiDataset(Path(data_path), ids, augment.val_transform(16, 16))
     loader = dataset.val_loader(data, 8 * runtime.world_size, 0, False, runtime.rank, runtime.world_size)
     torch.manual_seed(0)
     criterion = engine.build_criterion("LovaszHingeLoss")

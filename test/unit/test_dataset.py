@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections import Counter
 from itertools import pairwise, product
 from pathlib import Path
@@ -13,9 +14,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import augment
+import cache
+import checks
 import dataset
+import files
+from augment import train_transform, val_transform
+from cache import DecodedImages
 from checks import check_dataset
-from dataset import NucleiDataset, split_ids, train_transform, val_transform
+from dataset import NucleiDataset, split_ids
 from errors import InputError
 from files import list_ids
 
@@ -121,6 +128,7 @@ COLOURS = {"hue": 1 / 3, "brightness": 1 / 3, "contrast": 1 / 3}
 def draws(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of many draws did, seen in two ways: spies on the transforms' `apply`, and the pixels that came out.
 
+    The spies look at the Compose's own call, which the data set comes by its pixels without.
     Image and mask hold one pattern, in grey, so that hue cannot change it and brightness and contrast keep its order.
     """
     rng = np.random.default_rng(0)
@@ -147,10 +155,12 @@ def draws(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         spy(A.Resize, "resize")
         spy(A.Normalize, "normalise")
         data = NucleiDataset(root, ["a"], train_transform(48, 48), seed=5)
-        found = []
+        compose, (read, read_mask), found = train_transform(48, 48), data.read("a"), []
         for epoch in range(DRAWS):
-            calls.clear()
             image, mask, _ = data[epoch, 0]
+            calls.clear()
+            compose.set_random_state(*augment.generators(5, epoch, 0))
+            compose(image=read, mask=read_mask)
             found.append({"calls": calls.copy(), "image": image.numpy(), "mask": mask.numpy()[0], "pattern": pattern})
     for draw in found:
         names, params = [name for name, _ in draw["calls"]], dict(draw["calls"])
@@ -431,6 +441,122 @@ def test_open_dataset(small_set: Path) -> None:
     assert (train.ids, val.ids) == split_ids(numbered(23)) and train.seed == 9
     assert train[0][0].shape == val[0][0].shape == (3, 16, 48)
     assert torch.equal(val[0][0], val[7, 0][0]) and not torch.equal(train[0][0], train[7, 0][0])
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_batches_from_memory_in_processes_however_started(small_set: Path, start: str) -> None:
+    """And from memory alone: the files are gone by then. The same as those that one process reads."""
+    settings = {"img_ext": ".png", "mask_ext": ".png", "input_h": 32, "input_w": 32, "seed": 5}
+    folder = small_set.with_name(f"small {start}")
+    shutil.copytree(small_set, folder)
+    data = dataset.open_dataset(folder, 1, settings)[0]
+    shutil.rmtree(folder)
+    plain = NucleiDataset(small_set, data.ids, train_transform(32, 32), seed=5)
+    loaders = [dataset.train_loader(one, 4, workers) for one, workers in ((data, 2), (plain, 0))]
+    loaders[0].multiprocessing_context = start
+    for (x, y, meta), (u, v, other) in zip(*loaders, strict=True):
+        assert torch.equal(x, u) and torch.equal(y, v) and meta == other and x.is_shared()
+        assert x.is_contiguous() and y.is_contiguous() and x.dtype == y.dtype == torch.float32
+
+
+def test_single_items_are_those_of_the_batch(small_set: Path) -> None:
+    data = NucleiDataset(small_set, numbered(23), train_transform(32, 48), seed=5)
+    keys = [(3, 7), (3, 0), (4, 7), 5]
+    images, masks, meta = data.__getitems__(keys)
+    assert images.shape == (4, 3, 32, 48) and masks.shape == (4, 1, 32, 48) and meta["unreadable"] == []
+    for x, y, img_id, key in zip(images, masks, meta["img_id"], keys):
+        image, mask, own = data[key]
+        assert torch.equal(x, image) and torch.equal(y, mask) and own == {"img_id": img_id}
+
+
+@pytest.mark.parametrize("replace_bad", [False, True])
+def test_batches_with_unreadable_images(tmp_path: Path, replace_bad: bool) -> None:
+    root = write_set(tmp_path, ["a", "b", "c"])
+    data = NucleiDataset(root, ["a", "b", "c"], val_transform(24, 24), skip_bad=True, replace_bad=replace_bad)
+    whole = [data[k][0] for k in range(3)]
+    (root / "images" / "b.png").write_text("hello")
+    images, masks, meta = data.__getitems__([1, 0, 1, 2])
+    ids = ["c", "a", "c", "c"] if replace_bad else ["a", "c"]
+    assert meta["img_id"] == ids and len(images) == len(masks) == len(ids)
+    assert all(torch.equal(x, whole["abc".index(img_id)]) for x, img_id in zip(images, ids))
+    assert len(meta["unreadable"]) == 2 and "images/b.png: not a readable" in meta["unreadable"][0]
+    if not replace_bad:
+        assert data.__getitems__([1, 1])[:2] == (None, None) and data[1][0] is None
+        assert data[1][2].keys() == {"img_id", "unreadable"} and data[1][2]["img_id"] == "b"
+
+
+# --- decoded images in memory ----------------------------------------------------------------------------------------
+
+SETTINGS = {"img_ext": ".png", "mask_ext": ".png", "input_h": 24, "input_w": 24, "seed": 5}
+
+
+@pytest.fixture
+def mixed_set(tmp_path: Path) -> Path:
+    """Images of several sizes, two classes."""
+    root = write_set(tmp_path, numbered(6), classes=2)
+    for n, (height, width) in enumerate([(24, 40), (1, 7), (100, 90)]):
+        cv2.imwrite(str(root / "images" / f"000{n}.png"), noise(height, width, seed=9))
+        for k in range(2):
+            cv2.imwrite(str(root / "masks" / str(k) / f"000{n}.png"), 255 * (noise(height, width, seed=k)[..., k] > 90))
+    return root
+
+
+def test_files_are_decoded_once(mixed_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = NucleiDataset(mixed_set, numbered(6), val_transform(24, 24), num_classes=2)
+    wanted = {img_id: plain.read(img_id) for img_id in numbered(6)}
+    reads = Counter()
+    for name in ("read_image", "read_mask"):
+        original = getattr(files, name)
+        monkeypatch.setattr(checks, name, lambda path, original=original: reads.update([path]) or original(path))
+    parts = dataset.open_dataset(mixed_set, 2, SETTINGS)
+    assert set(reads.values()) == {1} and len(reads) == 18
+    shutil.rmtree(mixed_set / "images")
+    for data in parts:
+        for img_id in data.ids:
+            for _ in range(2):  # what is done to one's own copy stays there
+                found = data.read(img_id)
+                for array, expected in zip(found, wanted[img_id], strict=True):
+                    assert array.dtype == np.uint8
+                    np.testing.assert_array_equal(array, expected)
+                    array[:] = 0
+    assert str(parts[0].decoded) == "decoded images: 0 MB in memory, shared by the loading processes"
+
+
+def test_all_are_kept_or_none(mixed_set: Path) -> None:
+    ids = check_dataset(mixed_set, num_classes=2)
+    plain = NucleiDataset(mixed_set, ids, val_transform(24, 24), num_classes=2)
+    size = sum(array.size for img_id in ids for array in plain.read(img_id))
+    for megabytes, kept in ((size / 1e6, ids), ((size - 1) / 1e6, [])):
+        decoded = DecodedImages(megabytes)
+        assert check_dataset(mixed_set, num_classes=2, keep=decoded.add) == ids
+        decoded.close()
+        assert [img_id for img_id in ids if img_id in decoded] == kept and decoded.needed == size
+    train = dataset.open_dataset(mixed_set, 2, SETTINGS, cache_mb=0)[0]
+    assert not train.decoded.places and train[0][0].shape == (3, 24, 24)
+    text = "decoded images would take 0 MB, above --cache_mb 0: they are read from the disk in each epoch"
+    assert str(train.decoded) == text
+
+
+def test_no_memory_to_keep_them_in(mixed_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(cache.mmap, "mmap", refuse)
+    train = dataset.open_dataset(mixed_set, 2, SETTINGS)[0]
+    assert not train.decoded.places and train[0][0].shape == (3, 24, 24) and "no 0 MB of memory" in str(train.decoded)
+
+
+def test_unreadable_images_are_not_kept(mixed_set: Path) -> None:
+    bad = mixed_set / "images" / "0004.png"
+    content = bad.read_bytes()
+    bad.write_text("hello")
+    parts = dataset.open_dataset(mixed_set, 2, SETTINGS | {"skip_bad": True})
+    assert sorted(parts[0].decoded.places) == [img_id for img_id in numbered(6) if img_id != "0004"]
+    (data,) = (part for part in parts if "0004" in part.ids)
+    with pytest.raises(InputError, match=r"0004\.png: not a readable"):
+        data.read("0004")
+    bad.write_bytes(content)  # it is looked for where it was
+    assert data.read("0004")[0].shape == (24, 24, 3)
 
 
 # --- complaints ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import archs
+import dataset
 import losses
 import options
 import runtime
@@ -56,6 +57,7 @@ VALUES = [
     ("--port", 29588, "29500", 29500),
     ("--dist_backend", None, "hccl", "hccl"),
     ("--num_workers", 4, "0", 0),
+    ("--cache_mb", 1024, "0", 0),
     ("--device", "auto", "npu", "npu"),
     ("--device_id", None, "3", 3),
     ("--resume", None, "a-b/c.pth.tar", "a-b/c.pth.tar"),
@@ -81,6 +83,7 @@ def test_the_names_are_those_of_the_tables() -> None:
     assert tuple(train.SCHEDULERS) == options.SCHEDULERS
     assert set(options.SCHEDULERS) == {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
+    assert options.parse_train([]).cache_mb == dataset.CACHE_MB
     assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 
 
@@ -214,6 +217,7 @@ def refusal(capsys: pytest.CaptureFixture, parse, argv: list[str]) -> str:
             (flag, "-1")
             for flag in ("--num_workers", "--device_id", "--rank_id", "--seed", "--patience", "--start_step")
         ],
+        ("--cache_mb", "-1"),
         *[(flag, "1.5") for flag in ("--epochs", "--stop_step", "--seed", "--early_stopping")],
         *[("--lr", text) for text in ("0", "-1", "nan", "inf", "x", "")],
         *[(flag, "-0.1") for flag in ("--momentum", "--weight_decay", "--min_lr", "--factor", "--gamma")],

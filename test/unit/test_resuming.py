@@ -306,13 +306,13 @@ def spoil() -> None:
 def test_a_file_that_turns_unreadable_stops_the_run_cleanly(home, at_call):
     at_call({4: spoil})
     with pytest.raises(InputError, match=r"inputs/discs/images/disc0\d\.png: not a readable image"):
-        train_here()
+        train_here("--cache_mb", "0")
     assert torch.load(LATEST, weights_only=True)["epoch"] == 1
 
 
 def test_or_is_skipped_and_counted(home, at_call, capsys):
     at_call({4: spoil})
-    train_here("--skip_bad")
+    train_here("--skip_bad", "--cache_mb", "0")
     out = capsys.readouterr().out
     train_ids, val_ids = train.dataset.split_ids([f"disc{k:02d}" for k in range(15)])
     bad = [sum(int(name[4:]) < 8 for name in ids) for ids in (train_ids, val_ids)]
@@ -399,7 +399,7 @@ def test_no_training_image_left(home, at_call):
     """As when a disk is unmounted."""
     at_call({4: lambda: [path.unlink() for path in Path("inputs/discs/images").iterdir()]})
     with pytest.raises(InputError, match="nor can any other training image be read"):
-        train_here("--skip_bad")
+        train_here("--skip_bad", "--cache_mb", "0")
 
 
 def test_a_name_that_came_out_empty(capsys):
