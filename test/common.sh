@@ -30,6 +30,7 @@ num_workers=4
 name=
 resume=             # auto, or a file
 save_steps=
+cache_mb=
 switches=()         # flags that train.py gets as they are
 precision=          # --hf32 or --fp32
 precision_mode=
@@ -67,6 +68,7 @@ $summary
   --lr=X                  (default: $lr)
   --optimizer=NAME        Adam or SGD (default: Adam; SGD with must_keep_origin_dtype)
   --num_workers=N         data loading processes (default: $num_workers)
+  --cache_mb=N            MB that decoded images may take in each process, 0: none (default: 1024)
   --name=NAME             run name, the folder below models/ (default: $(default_name))
   --resume=$resume_usage
   --save_steps=N          save within epochs too, every N steps (default: only after each epoch)
@@ -125,6 +127,7 @@ parse_flags() {
                 resume=$value
                 ;;
             --save_steps=*) save_steps=$value ;;
+            --cache_mb=*) cache_mb=$value ;;
             --resume_anyway | --trust_checkpoint | --skip_bad) switches+=("$arg") ;;
             --hf32 | --fp32)
                 [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'
@@ -151,6 +154,7 @@ parse_flags() {
     need --lr "$lr" real
     need --num_workers "$num_workers" whole
     [[ -z $save_steps ]] || need --save_steps "$save_steps" positive
+    [[ -z $cache_mb ]] || need --cache_mb "$cache_mb" whole
     [[ -z $start_step ]] || need --start_step "$start_step" whole
     [[ -z $stop_step ]] || need --stop_step "$stop_step" whole
     run_name=${name:-$(default_name)}
@@ -225,6 +229,7 @@ prepare() {
     train_args+=("--name=$run_name")
     [[ -z $resume ]] || train_args+=("--resume=$resume")
     [[ -z $save_steps ]] || train_args+=("--save_steps=$save_steps")
+    [[ -z $cache_mb ]] || train_args+=("--cache_mb=$cache_mb")
     train_args+=("${switches[@]}")
     [[ -z $precision_mode ]] || train_args+=("--precision_mode=$precision_mode")
     [[ -z $precision ]] || train_args+=("$precision")

@@ -179,7 +179,7 @@ def test_an_old_harness_reads_the_log(repo: Repository):
 def test_all_flags_are_passed_on(repo: Repository):
     flags = ["--device=cpu", "--device_id=1", "--epochs=3", "--batch_size=8", "--lr=.5e-2", "--optimizer=SGD"]
     flags += ["--num_workers=0", "--name=mine", "--precision_mode=allow_mix_precision", "--hf32"]
-    flags += ["--profiling=CANN", "--start_step=2", "--stop_step=5", "--resume=auto", "--save_steps=40"]
+    flags += ["--profiling=CANN", "--start_step=2", "--stop_step=5", "--resume=auto", "--save_steps=40", "--cache_mb=0"]
     flags += ["--resume_anyway", "--trust_checkpoint", "--skip_bad"]
     done = repo.launch(*flags, "--bin_mode")
     assert done.returncode == 0, done.stderr
@@ -221,6 +221,7 @@ def test_help(repo: Repository):
         ("--data_path=nowhere", "nowhere"),
         ("--data_path=two\nlines", "two?lines"),
         ("--save_steps=0", "--save_steps"),
+        ("--cache_mb=-1", "--cache_mb"),
         ("--resume=nowhere", "/nowhere"),
         ("--resume=", "--resume="),
     ],
