@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import archs
-import dataset
+import augment
 import demo
 import engine
 import options
@@ -98,7 +98,7 @@ def run_net(bench: Bench) -> None:
 def plain_demo(paths: list[Path], checkpoint: Path, output: Path, side: int) -> None:
     """One image after the other: read, net, write the demo's three pictures."""
     model, _ = engine.load_model(checkpoint, rt.init("cpu"))
-    transform = dataset.val_transform(side, side)
+    transform = augment.val_transform(side, side)
     for folder in ("0", "overlay"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     for path in paths:

@@ -14,11 +14,7 @@ from benchmark_measure import Bench, Goal, Side, check_same, medians
 from torch.utils.data import DataLoader, default_collate
 
 import dataset
-
-try:
-    from augment import train_transform
-except ImportError:
-    from dataset import train_transform
+from augment import train_transform
 
 LEAST_RATE = 2332  # images/s, at which eight GPUs have trained
 EPOCHS = 3
