@@ -94,6 +94,15 @@ def run_net(bench: Bench) -> None:
     bench.add("inference", f"UNet, best: {best}", "images/s", rate[plain], rate[best], Goal("ratio", least=2))
 
 
+def plain_brighten(image: np.ndarray) -> np.ndarray:
+    """pictures.brighten by sorting the pixels, as it once was."""
+    low, high = np.percentile(image, (0.5, 99.8))
+    if high > 200:
+        return image
+    gain = min(255 / max(high - low, 1), 20)
+    return ((np.arange(256) - low) * gain).clip(0, 255).astype(np.uint8)[image]
+
+
 @torch.inference_mode()
 def plain_demo(paths: list[Path], checkpoint: Path, output: Path, side: int) -> None:
     """One image after the other: read, net, write the demo's three pictures."""
@@ -109,7 +118,7 @@ def plain_demo(paths: list[Path], checkpoint: Path, output: Path, side: int) -> 
         mask = pictures.to_mask(probability, *image.shape[:2])
         cv2.imwrite(str(output / "0" / f"{path.stem}.jpg"), (probability * 255).astype("uint8"))
         cv2.imwrite(str(output / "0" / f"{path.stem}_mask.png"), mask.astype("uint8") * 255)
-        overlay = pictures.overlay(pictures.brighten(image), [mask])
+        overlay = pictures.overlay(plain_brighten(image), [mask])
         cv2.imwrite(str(output / "overlay" / f"{path.stem}.png"), overlay)
 
 

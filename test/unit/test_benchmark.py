@@ -17,6 +17,7 @@ import torch
 from conftest import ROOT, random_net, run_python
 
 import memory
+import pictures
 
 
 def test_all_parts_at_once(tmp_path):
@@ -111,6 +112,12 @@ def test_folding_the_batch_norm_changes_nothing(narrow):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), model(images), rtol=0, atol=1e-5)
+
+
+def test_plain_brightening_gives_the_same_pictures():
+    for low, high in ((0, 40), (0, 256), (100, 103), (7, 8)):
+        image = np.random.default_rng(high).integers(low, high, (31, 17, 3), np.uint8)
+        assert np.array_equal(benchmark_inference.plain_brighten(image), pictures.brighten(image))
 
 
 def test_memory_is_that_of_all_processes(tmp_path):
