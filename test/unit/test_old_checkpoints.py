@@ -119,7 +119,7 @@ def test_an_old_checkpoint_continues_with_its_optimiser_and_says_what_it_lacks(h
     path = npu_edition(home / "models" / "old", net)
     seen = {}
 
-    def train_epoch(model, loader, criterion, precision, runtime, epoch, *args):
+    def train_epoch(model, loader, criterion, precision, runtime, epoch, *args, **steps):
         seen[epoch] = precision.optimizer.param_groups[0]["lr"]
         precision.optimizer.step()
         return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
