@@ -8,7 +8,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ def choose_level(wanted: bool | None, opt_level: str, precision_mode: str, runti
     if precision_mode == "must_keep_origin_dtype" or not (runtime.accelerated if wanted is None else wanted):
         return "O0"
     return opt_level
+
+
+def tell_if_slow(runtime: Runtime) -> None:
+    """Warn where mixed precision takes longer than fp32."""
+    if not runtime.half_is_fast:
+        print("warning: this CPU multiplies no bfloat16 (AVX512_BF16 or AMX); mixed precision is slower than fp32 here")
 
 
 def find_apex(runtime: Runtime):
@@ -68,6 +74,8 @@ def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime
     The model holds its fp32 weights, and is on the device. loss_scale: of O1 and O2; -1 for a dynamic one.
     Returns a Precision, by which the model is trained from then on.
     """
+    if level != "O0":
+        tell_if_slow(runtime)
     if level in ("O0", "O3"):
         loss_scale = 1.0
     apex = find_apex(runtime) if level != "O0" else None
@@ -75,6 +83,19 @@ def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime
         return _Apex(model, optimizer, level, loss_scale)
     kinds = {"O0": Precision, "O1": _Autocast, "O2": _MasterWeights, "O3": _Half}
     return kinds[level](model, optimizer, runtime, loss_scale)
+
+
+def halve(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """The model, to evaluate: its weights in half precision, but BatchNorm's; inputs and outputs stay fp32."""
+    for parameter in _not_of_norms(model):
+        parameter.data = parameter.data.to(runtime.half)
+    _cast_inputs(model, runtime.half)
+    return model
+
+
+def _not_of_norms(model: nn.Module) -> Iterator[nn.Parameter]:
+    modules = (module for module in model.modules() if not isinstance(module, NORMS))
+    return (parameter for module in modules for parameter in module.parameters(recurse=False))
 
 
 class Precision:
@@ -247,16 +268,11 @@ class _MasterWeights(_Scaled):
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
         super().__init__(model, optimizer, runtime, loss_scale)
         self.name = f"O2, {self.half}".replace("torch.", "")
-        masters = {}
-        for module in model.modules():
-            if not isinstance(module, NORMS):
-                for parameter in module.parameters(recurse=False):
-                    masters[parameter] = parameter.detach().clone().requires_grad_()
-                    parameter.data = parameter.data.to(self.half)
+        masters = {parameter: parameter.detach().clone().requires_grad_() for parameter in _not_of_norms(model)}
+        halve(model, runtime)
         for group in optimizer.param_groups:
             group["params"] = [masters.get(parameter, parameter) for parameter in group["params"]]
         self.masters = masters
-        _cast_inputs(model, self.half)
 
     def step(self, loss: Tensor) -> Tensor | int:
         for parameter in self.masters:

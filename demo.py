@@ -196,7 +196,7 @@ def segment_validation(model, args: Namespace, settings: dict, size: tuple[int, 
 def open_checkpoint(args: Namespace, runtime: rt.Runtime) -> tuple[torch.nn.Module, dict, tuple[int, int]]:
     """The net of `--resume` or `--name`, the settings it was trained with, and its input's height and width."""
     path = Path(args.resume) if args.resume else utils.find_model(args.name)
-    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint)
+    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
     settings = utils.settings_of(checkpoint, path)
     size = args.input_h or settings["input_h"], args.input_w or settings["input_w"]
     print(f"model: {path}, {checkpoint['epoch']} epochs trained; input {size[0]}×{size[1]}")

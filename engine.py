@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import amp
 import archs
 import checkpoints
-from amp import Precision
 from errors import InputError
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
@@ -26,12 +26,14 @@ DIVERGED = "training stops, the last checkpoint stays. Try a lower --lr, and loo
 WARM_UP_STEPS = (9, 3)
 
 
-def load_model(path: Path, runtime: Runtime, any_channels: bool = False, trust: bool = False) -> tuple[nn.Module, dict]:
+def load_model(
+    path: Path, runtime: Runtime, any_channels: bool = False, trust: bool = False, half: bool = False
+) -> tuple[nn.Module, dict]:
     """The net that a checkpoint holds, ready for evaluation on the runtime's device, and the checkpoint.
 
     Architecture, heads, classes and channels are read off the weights. Raises InputError where they are not a net's,
     or, unless `any_channels`, where it does not take the three channels that images are read with. `trust`: see
-    checkpoints.load.
+    checkpoints.load. `half`: see amp.halve.
     """
     checkpoint = checkpoints.load(path, trust)
     try:
@@ -40,7 +42,11 @@ def load_model(path: Path, runtime: Runtime, any_channels: bool = False, trust: 
         raise InputError(f"{path}: {error}") from error
     if model.input_channels != 3 and not any_channels:
         raise InputError(f"{path}: its net takes {model.input_channels} channels, but images are read with 3")
-    return model.to(runtime.device).eval(), checkpoint
+    model = model.to(runtime.device).eval()
+    if half:
+        amp.tell_if_slow(runtime)
+        amp.halve(model, runtime)
+    return model, checkpoint
 
 
 def build_criterion(loss: str) -> nn.Module:
@@ -160,7 +166,7 @@ def train_epoch(
     model: nn.Module,
     loader: Iterable,
     criterion: nn.Module,
-    precision: Precision,
+    precision: amp.Precision,
     runtime: Runtime,
     epoch: int,
     so_far: EpochSoFar | None = None,

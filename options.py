@@ -129,6 +129,10 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_amp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--amp", action="store_true", help="compute in half precision, on the CPU bfloat16")
+
+
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust_checkpoint", action="store_true", help="run whatever Python objects a checkpoint holds"
@@ -270,6 +274,7 @@ def parse_val(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
     _add_workers(parser)
     _add_device(parser)
+    _add_amp(parser)
     _add_trust(parser)
     return parser.parse_args(argv)
 
@@ -291,6 +296,7 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
     _add_side(parser, _whole(1, 2**14), None, "the net's input (default: as in training, or the export's)")
     _add_workers(parser)
     _add_device(parser)
+    _add_amp(parser)
     _add_trust(parser)
     args = parser.parse_args(argv)
     if args.threshold >= 1:
@@ -301,6 +307,8 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--onnx lacks its value: name an ONNX file, or leave the flag out")
     if args.onnx and (args.resume is not None or args.name is not None):
         parser.error("--onnx takes the net from that file; leave out --resume and --name, or leave out --onnx")
+    if args.onnx and args.amp:
+        parser.error("--onnx computes in the precision of the export; leave out --amp")
     if args.onnx and args.device not in ("auto", "cpu"):
         parser.error(f"--onnx runs on the CPU; leave out --device {args.device}")
     args.name = default_name() if args.name is None else args.name

@@ -71,6 +71,14 @@ class Runtime:
         return torch.float16 if self.accelerated else torch.bfloat16
 
     @property
+    def half_is_fast(self) -> bool:
+        """Are half-precision products faster than fp32's? Of CPUs, those with AVX512_BF16 or AMX multiply bfloat16."""
+        import torch
+
+        capabilities = {} if self.accelerated else torch.cpu.get_capabilities()
+        return self.accelerated or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+    @property
     def image_format(self) -> Any:
         """The torch.memory_format of images (N, C, H, W) with which nets compute their outputs fastest."""
         import torch

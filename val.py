@@ -80,7 +80,7 @@ def main(args: Namespace) -> None:
     """Load the model and its data, evaluate, write and print the tables."""
     runtime = rt.init(args.device, args.device_id)
     path = utils.find_model(args.name)
-    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint)
+    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
     settings = utils.settings_of(checkpoint, path)
     print(f"model: {path}, {checkpoint['epoch']} epochs trained")
     data_path = utils.find_data(args.data_path, settings)

@@ -14,6 +14,7 @@ from benchmark_measure import Bench, Goal, Side, build_net, check_same, medians,
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import amp
 import archs
 import augment
 import demo
@@ -23,9 +24,7 @@ import pictures
 import pthtar2onnx
 import runtime as rt
 
-TOLERANCE = 1e-4
 BATCHES, IMAGES = 2, 64  # of the net alone, of the demo
-CHANNELS_LAST = benchmark_net.Variant("channels_last", channels_last=True)
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -67,31 +66,28 @@ def run_net(bench: Bench) -> None:
     size = bench.batch_size
     images, _ = random_batch(BATCHES * size, bench.side)
     model = build_net("UNet", trained=True)
-    last, images_last = benchmark_net.ready(copy.deepcopy(model), images, CHANNELS_LAST)
-    runs = {
-        "eager, one by one": by_batches(model, images, 1),
-        f"eager, batch {size}": by_batches(model, images, size),
-        f"channels_last, batch {size}": by_batches(last, images_last, size),
-        f"BatchNorm folded, channels_last, batch {size}": by_batches(folded(last), images_last, size),
-        f"onnxruntime, batch {size}": by_onnxruntime(model, images, size, bench.folder / "UNet.onnx"),
-    }
+    plain = benchmark_net.Variant("eager, one by one", keeps=False)
+    runs = {plain: by_batches(model, images, 1)}
+    path = bench.folder / "UNet.onnx"
+    runs[benchmark_net.Variant(f"onnxruntime, batch {size}")] = by_onnxruntime(model, images, size, path)
     benchmark_net.say_what_is_left_out(bench.args)
     torch.compiler.reset()  # see benchmark_net.prepare_all
     for variant in benchmark_net.variants(bench.args):
-        if variant.compiled:
-            compiled, laid_out = benchmark_net.ready(copy.deepcopy(model), images, variant)
-            runs[f"{variant.name}, batch {size}"] = by_batches(compiled, laid_out, size)
-    plain = next(iter(runs))
+        net, laid_out = benchmark_net.ready(copy.deepcopy(model), images, variant)
+        net = amp.halve(net, rt.init("cpu")) if variant.half else net
+        variant = variant._replace(name=f"{variant.name}, batch {size}")
+        runs[variant] = by_batches(net, laid_out, size)
+        if variant.channels_last and not variant.compiled and not variant.half:
+            runs[variant._replace(name=f"BatchNorm folded, {variant.name}")] = by_batches(folded(net), laid_out, size)
     expected = runs[plain]()
-    for name, run in runs.items():
-        check_same(f"UNet, {name}", expected, run(), TOLERANCE)
-    sides = {name: Side(run, keeps=name != plain) for name, run in runs.items()}
-    rate = {name: len(images) / seconds for name, seconds in medians(sides, bench.args.repeats).items()}
-    for name in runs:
-        ours = None if name == plain else rate[name]
-        bench.add("inference", f"UNet, {name}", "images/s", rate[plain], ours)
-    best = max(rate, key=rate.get)
-    bench.add("inference", f"UNet, best: {best}", "images/s", rate[plain], rate[best], Goal("ratio", least=2))
+    for variant, run in runs.items():
+        variant.check(f"UNet, {variant.name}", expected, run())
+    sides = {variant: Side(run, variant.keeps) for variant, run in runs.items()}
+    rate = {variant: len(images) / seconds for variant, seconds in medians(sides, bench.args.repeats).items()}
+    for variant in runs:
+        ours = None if variant == plain else rate[variant]
+        bench.add("inference", f"UNet, {variant.name}", "images/s", rate[plain], ours)
+    benchmark_net.add_best(bench, "inference", "UNet", rate, plain, Goal("ratio", least=2))
 
 
 def plain_brighten(image: np.ndarray) -> np.ndarray:
@@ -122,10 +118,10 @@ def plain_demo(paths: list[Path], checkpoint: Path, output: Path, side: int) -> 
         cv2.imwrite(str(output / "overlay" / f"{path.stem}.png"), overlay)
 
 
-def check_pictures(plain: Path, ours: Path, count: int) -> None:
+def check_pictures(plain: Path, ours: Path, count: int, pattern: str = "*.*") -> None:
     """End the script where the demo's pictures are not the plain ones but for a grey level and a pixel at the brink."""
-    names = sorted(path.relative_to(plain) for path in plain.rglob("*.*"))
-    check_same("number of the demo's pictures", 3 * count, len(names))
+    names = sorted(path.relative_to(plain) for path in plain.rglob(pattern))
+    check_same("number of the demo's pictures", count, len(names))
     for name in names:
         found = [cv2.imread(str(folder / name)).astype(float) for folder in (plain, ours)]
         check_same(f"picture {name} of the demo, mean difference", abs(found[0] - found[1]).mean(), 0, 0.5)
@@ -143,26 +139,28 @@ def run_demo(bench: Bench) -> None:
     config = {"input_h": bench.side, "input_w": bench.side}
     state = build_net("UNet", trained=True).state_dict()
     torch.save({"state_dict": state, "epoch": 1, "config": config}, checkpoint)
-    outputs = {side: bench.folder / f"demo_{side}" for side in ("plain", "ours")}
-    flags = ["--input", images, "--resume", checkpoint, "--output", outputs["ours"]]
-    flags += ["--batch_size", bench.batch_size, "--device", "cpu"]
-    args = options.parse_demo([*map(str, flags)])
     paths = sorted(images.iterdir())
+    plain_output = bench.folder / "demo_plain"
+    sides = {"plain": Side(lambda: plain_demo(paths, checkpoint, plain_output, bench.side), keeps=False)}
+    sides["plain"].run()
+    ways = {"ours": []} | ({"ours, --amp": ["--amp"]} if bench.tiny or rt.init("cpu").half_is_fast else {})
+    for way, more in ways.items():
+        output = bench.folder / f"demo_{way}"
+        flags = ["--input", images, "--resume", checkpoint, "--output", output, "--device", "cpu", *more]
+        args = options.parse_demo([*map(str, flags), "--batch_size", str(bench.batch_size)])
 
-    def plain() -> None:
-        plain_demo(paths, checkpoint, outputs["plain"], bench.side)
+        def ours(args=args) -> None:
+            with silence():
+                demo.main(args)
 
-    def ours() -> None:
-        with silence():
-            demo.main(args)
-
-    plain()
-    ours()
-    check_pictures(outputs["plain"], outputs["ours"], len(paths))
-    found = medians({"plain": Side(plain, keeps=False), "ours": Side(ours)}, bench.args.repeats)
-    rate = {side: len(paths) / seconds for side, seconds in found.items()}
-    what = f"demo, {len(paths)} images of {name}"
-    bench.add("inference", what, "images/s", rate["plain"], rate["ours"], Goal("ratio", least=2))
+        ours()
+        # of a net that knows nothing, every pixel is at the brink: in half precision its masks are others
+        check_pictures(plain_output, output, *((len(paths), "*.jpg") if more else (3 * len(paths),)))
+        sides[way] = Side(ours)
+    rate = {way: len(paths) / seconds for way, seconds in medians(sides, bench.args.repeats).items()}
+    for way in ways:
+        what = f"demo, {len(paths)} images of {name}, {way}"
+        bench.add("inference", what, "images/s", rate["plain"], rate[way], Goal("ratio", least=2))
 
 
 def run(bench: Bench) -> None:

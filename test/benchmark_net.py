@@ -21,7 +21,6 @@ import runtime as rt
 from errors import InputError
 
 NETS = (("UNet", False), ("NestedUNet", False), ("NestedUNet", True))
-TOLERANCE = 1e-4
 
 
 class Variant(NamedTuple):
@@ -31,6 +30,12 @@ class Variant(NamedTuple):
     keeps: bool = True
     channels_last: bool = False
     compiled: bool = False
+    half: bool = False
+
+    def check(self, what: str, expected: Tensor, found: Tensor) -> None:
+        """End the script where its loss or logits differ from the plain ones by too great a part of the largest."""
+        tolerance = (0.02 if self.half else 1e-4) * expected.abs().max().item()
+        check_same(what, expected, found, tolerance)
 
 
 VARIANTS = (
@@ -39,6 +44,8 @@ VARIANTS = (
     Variant("channels_last", channels_last=True),
     Variant("compiled", compiled=True),
     Variant("compiled, channels_last", channels_last=True, compiled=True),
+    Variant("bfloat16", half=True),
+    Variant("bfloat16, channels_last", channels_last=True, half=True),
 )
 
 
@@ -54,15 +61,17 @@ def why_not_compiled(args: Namespace) -> str:
 
 
 def variants(args: Namespace) -> list[Variant]:
-    """Those that can be run here."""
-    left_out = why_not_compiled(args)
-    return [variant for variant in VARIANTS if not (left_out and variant.compiled)]
+    """Those that can be run here, and need not be waited for overlong."""
+    left_out, fast_half = why_not_compiled(args), args.tiny or rt.init("cpu").half_is_fast
+    return [v for v in VARIANTS if not (left_out and v.compiled) and (fast_half or not v.half)]
 
 
 def say_what_is_left_out(args: Namespace) -> None:
-    """Print why compiled nets are left out, if they are."""
+    """Print what is left out, if anything, and why."""
     if reason := why_not_compiled(args):
         print(f"  without compiled nets: {reason}", flush=True)
+    if not any(variant.half for variant in variants(args)):
+        print("  without bfloat16: this CPU does not multiply it", flush=True)
 
 
 def ready(model: nn.Module, images: Tensor, variant: Variant) -> tuple[nn.Module, Tensor]:
@@ -76,11 +85,11 @@ def ready(model: nn.Module, images: Tensor, variant: Variant) -> tuple[nn.Module
     return model, images
 
 
-def training(model: nn.Module, images: Tensor, target: Tensor) -> Callable[[], Tensor]:
-    """A function that makes a step with the recipe's loss and optimiser, and returns the loss."""
-    runtime, criterion = rt.init("cpu"), engine.build_criterion("LovaszHingeLoss")
-    optimizer = amp.adam(model.parameters(), runtime, "O0", lr=1e-3, weight_decay=1e-4)
-    precision = amp.prepare(model, optimizer, runtime, "O0", 1.0)
+def training(model: nn.Module, images: Tensor, target: Tensor, half: bool = False) -> Callable[[], Tensor]:
+    """A function that makes a step with the recipe's loss and optimiser, returning the loss; `half`: as --amp does."""
+    runtime, criterion, level = rt.init("cpu"), engine.build_criterion("LovaszHingeLoss"), "O2" if half else "O0"
+    optimizer = amp.adam(model.parameters(), runtime, level, lr=1e-3, weight_decay=1e-4)
+    precision = amp.prepare(model, optimizer, runtime, level, 128.0)
 
     def step() -> Tensor:
         loss = criterion(model(images), target)
@@ -90,8 +99,10 @@ def training(model: nn.Module, images: Tensor, target: Tensor) -> Callable[[], T
     return step
 
 
-def evaluation(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    """A function that returns the last head's logits."""
+def evaluation(model: nn.Module, images: Tensor, half: bool = False) -> Callable[[], Tensor]:
+    """A function that returns the last head's logits; `half`: as --amp does."""
+    if half:
+        amp.halve(model, rt.init("cpu"))
 
     @torch.inference_mode()
     def run() -> Tensor:
@@ -129,7 +140,7 @@ def measure(bench: Bench, what: str, runs: dict[Variant, Callable[[], Tensor]], 
         begun = time.perf_counter()
         found = run()
         first_calls[variant] = time.perf_counter() - begun
-        check_same(f"{what}, {variant.name}", expected, found, TOLERANCE)
+        variant.check(f"{what}, {variant.name}", expected, found)
     operations = gflop(run_plainly)
     bench.add("net", f"{what}: work in a batch", "GFLOP", ours=operations)
     sides = {variant: Side(run, variant.keeps) for variant, run in runs.items()}
@@ -138,11 +149,19 @@ def measure(bench: Bench, what: str, runs: dict[Variant, Callable[[], Tensor]], 
     bench.add("net", f"{what}, {plain.name}", "images/s", plain=rate[plain])
     for variant, _ in others:
         bench.add("net", f"{what}, {variant.name}", "images/s", rate[plain], rate[variant])
-        bench.add("net", f"{what}, {variant.name}: share of sgemm", "%", share[plain], share[variant])
+        if not variant.half:
+            bench.add("net", f"{what}, {variant.name}: share of sgemm", "%", share[plain], share[variant])
         if variant.compiled:
             bench.add("net", f"{what}, {variant.name}: first call", "s", ours=first_calls[variant])
-    best = max(rate, key=rate.get)
-    bench.add("net", f"{what}, best: {best.name}", "images/s", rate[plain], rate[best], goal)
+    add_best(bench, "net", what, rate, plain, goal)
+
+
+def add_best(bench: Bench, section: str, what: str, rate: dict[Variant, float], plain: Variant, goal) -> None:
+    """Add a row of the fastest variant in each precision."""
+    for precision, half in (("fp32", False), ("bfloat16", True)):
+        if own := [variant for variant in rate if variant.half == half]:
+            best = max(own, key=rate.get)
+            bench.add(section, f"{what}, best in {precision}: {best.name}", "images/s", rate[plain], rate[best], goal)
 
 
 def run(bench: Bench) -> None:
@@ -154,13 +173,13 @@ def run(bench: Bench) -> None:
     for arch, deep_supervision in NETS:
         name = f"{arch}{' with deep supervision' if deep_supervision else ''}"
         nets = prepare_all(bench, arch, deep_supervision, images, trained=False)
-        runs = {variant: training(*net, target) for variant, net in nets.items()}
+        runs = {variant: training(*net, target, variant.half) for variant, net in nets.items()}
         measure(bench, f"train {name}", runs, ceiling, Goal("ratio", least=1.35) if arch == "UNet" else None)
         if arch == "UNet" and bench.args.profile:
             print_profile(next(iter(runs.values())))
         if not deep_supervision:
             nets = prepare_all(bench, arch, deep_supervision, images, trained=True)
-            runs = {variant: evaluation(*net) for variant, net in nets.items()}
+            runs = {variant: evaluation(*net, variant.half) for variant, net in nets.items()}
             measure(bench, f"evaluate {name}", runs, ceiling)
 
 

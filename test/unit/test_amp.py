@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import weights_of
+from conftest import random_net, weights_of
 from torch import nn
 
 import amp
@@ -254,3 +254,33 @@ def test_an_amp_entry_of_the_old_edition_is_taken_over():
     static = prepared("O2", small_net(), 128.0)
     static.load_state_dict({"loss_scaler0": {"loss_scale": 4096.0, "unskipped": 2003}})
     assert static.state_dict()["loss_scaler0"]["loss_scale"] == 128.0, "a static scale is this run's flag"
+
+
+@pytest.mark.usefixtures("narrow")
+def test_halved_net_computes_in_half_precision():
+    """Against rounding written out: convolutions of bfloat16 numbers, BatchNorm of fp32 ones, outputs fp32."""
+    model, images = random_net(), torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    halved = amp.halve(copy.deepcopy(model), CPU)
+    for name, module in halved.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            wanted = torch.bfloat16 if isinstance(module, nn.Conv2d) else torch.float32
+            assert module.weight.dtype == module.bias.dtype == wanted, name
+    rounded = copy.deepcopy(model)
+    for module in rounded.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data, module.bias.data = module.weight.bfloat16().float(), module.bias.bfloat16().float()
+    found = halved(images)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    # each activation is rounded besides, to eight bits
+    torch.testing.assert_close(found, rounded(images), rtol=0, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("multiplies, warned", [({"avx512_bf16": True}, False), ({"avx2": True}, True)])
+def test_slow_half_precision_is_told_of(multiplies, warned, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: multiplies)
+    for level in ("O0", "O2"):
+        model = nn.Conv2d(3, 1, 1)
+        amp.prepare(model, torch.optim.Adam(model.parameters()), CPU, level, 128.0)
+        told = "mixed precision is slower than fp32 here" in capsys.readouterr().out
+        assert told == (warned and level != "O0")

@@ -37,11 +37,13 @@ def test_all_parts_at_once(tmp_path):
         "input: train_loader, 2 workers",
         "preparation: 16 synthetic images, 2 workers",
         "preparation: most memory, summed over the processes",
-        "inference: demo, 4 images of 16 synthetic images",
+        "inference: demo, 4 images of 16 synthetic images, ours",
+        "inference: demo, 4 images of 16 synthetic images, ours, --amp",
     ):
         assert rows[name]["goal"] and rows[name]["reached"] in ("yes", "no"), name
     for net in ("train UNet", "evaluate UNet", "train NestedUNet with deep supervision", "evaluate NestedUNet"):
-        assert float(rows[f"net: {net}, channels_last"]["ratio"]) > 0
+        for variant in ("channels_last", "bfloat16, channels_last"):
+            assert float(rows[f"net: {net}, {variant}"]["ratio"]) > 0
     assert float(rows["inference: UNet, onnxruntime, batch 4"]["ours"]) > 0
     assert list(tmp_path.iterdir()) == [tmp_path / "figures.csv"]
 

@@ -231,3 +231,36 @@ def test_overlay_outlines_without_hiding_the_inside():
     outside = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))) == 0
     assert changed.any() and not changed[inside].any() and not changed[outside].any()
     assert (image == 90).all(), "the input is left alone"
+
+
+@pytest.mark.usefixtures("narrow")
+def test_half_precision_on_demand(home, monkeypatch):
+    """With --amp both scripts compute the checkpoint's net in bfloat16, and their pictures are nearly the same."""
+    (home / "models" / "net").mkdir(parents=True)
+    config = {"dataset": "discs", "input_h": 32, "input_w": 32, "batch_size": 4}
+    state = {"state_dict": random_net().state_dict(), "epoch": 1, "config": config}
+    torch.save(state, "models/net/model_best.pth.tar")
+    loaded, real = [], engine.load_model
+
+    def load_model(*args, **rest):
+        loaded.append(real(*args, **rest))
+        return loaded[-1]
+
+    monkeypatch.setattr(engine, "load_model", load_model)
+    named = ["--name", "net", "--num_workers", "0"]
+    for k, more in enumerate(([], ["--amp"])):
+        demo.main(options.parse_demo([*named, *more, "--output", f"demo{k}"]))
+        val.main(options.parse_val([*named, *more, "--output", f"val{k}"]))
+    assert [model.final.weight.dtype for model, _ in loaded] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    for folders in (("demo0", "demo1"), ("val0/net", "val1/net")):
+        names = sorted(path.name for path in (home / folders[0] / "0").glob("*.jpg"))
+        assert len(names) == 3
+        for name in names:
+            full, half = (cv2.imread(f"{folder}/0/{name}", cv2.IMREAD_UNCHANGED).astype(int) for folder in folders)
+            assert abs(full - half).max() <= 3, name
+
+
+def test_an_export_has_its_own_precision(capsys):
+    with pytest.raises(SystemExit):
+        options.parse_demo(["--onnx", "net.onnx", "--amp"])
+    assert "--onnx computes in the precision of the export; leave out --amp" in capsys.readouterr().err
