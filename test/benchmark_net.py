@@ -3,11 +3,15 @@
 The plain side is the eager net in NCHW whose freed memory goes back to the system, as glibc has it.
 """
 
+import os
+import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from benchmark_measure import Bench, Goal, Side, build_net, check_same, medians, random_batch
 from torch import Tensor, nn
@@ -177,6 +181,8 @@ def run(bench: Bench) -> None:
         measure(bench, f"train {name}", runs, ceiling, Goal("ratio", least=1.35) if arch == "UNet" else None)
         if arch == "UNet" and bench.args.profile:
             print_profile(next(iter(runs.values())))
+            for variant in (variant for variant in runs if not variant.compiled and variant.keeps):
+                print_primitives(variant.name, runs[variant])
         if not deep_supervision:
             nets = prepare_all(bench, arch, deep_supervision, images, trained=True)
             runs = {variant: evaluation(*net, variant.half) for variant, net in nets.items()}
@@ -208,3 +214,33 @@ def print_profile(step: Callable[[], object], times: int = 3) -> None:
             shapes = f"{'×'.join(map(str, images))} by {'×'.join(map(str, weight))}"
             rate = operations / seconds / 1e9
             print(f"    {event.key[6:]:22} {shapes:38} {event.count // times:3} {1e3 * seconds:8.2f} {rate:7.1f}")
+
+
+def print_primitives(name: str, step: Callable[[], object]) -> None:
+    """Print what oneDNN, which computes the convolutions on the CPU, does in a step, and by which of its ways."""
+    step()
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    with tempfile.TemporaryFile("w+") as told:
+        os.dup2(told.fileno(), 1)  # the library writes there by itself
+        try:
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                step()
+        finally:
+            os.dup2(terminal, 1)
+            os.close(terminal)
+        told.seek(0)
+        lines = [line.strip().split(",") for line in told if ",exec," in line]
+    if not lines:
+        print(f"  oneDNN, {name}: it does nothing here")
+        return
+    # … exec, engine, primitive, implementation, pass, … milliseconds
+    rows = [(*line[line.index("exec") + 2 :][:3], float(line[-1])) for line in lines]
+    table = pd.DataFrame(rows, columns=["primitive", "implementation", "pass", "ms"])
+    table = table.groupby(["primitive", "implementation", "pass"])["ms"].agg(["sum", "count"]).reset_index()
+    print(f"  oneDNN, {name}: {table['sum'].sum():.1f} ms in a step, of which")
+    for row in table[table["sum"] > 1].sort_values("sum", ascending=False).itertuples(index=False):
+        primitive, implementation, direction, milliseconds, times = row
+        print(
+            f"    {milliseconds:8.1f} ms in {times:3} × {primitive} {direction.replace('undef', '')} by {implementation}"
+        )
