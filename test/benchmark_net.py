@@ -241,6 +241,5 @@ def print_primitives(name: str, step: Callable[[], object]) -> None:
     print(f"  oneDNN, {name}: {table['sum'].sum():.1f} ms in a step, of which")
     for row in table[table["sum"] > 1].sort_values("sum", ascending=False).itertuples(index=False):
         primitive, implementation, direction, milliseconds, times = row
-        print(
-            f"    {milliseconds:8.1f} ms in {times:3} × {primitive} {direction.replace('undef', '')} by {implementation}"
-        )
+        what = primitive if direction == "undef" else f"{primitive} {direction}"
+        print(f"    {milliseconds:8.1f} ms in {times:3} × {what} by {implementation}")
