@@ -165,8 +165,8 @@ def _cast_inputs(model: nn.Module, half: torch.dtype) -> None:
 class _Scaled(Precision):
     """With a loss scale: a step whose gradients overflow is skipped, and a dynamic scale is halved by it.
 
-    With a static scale nothing waits for the device. A dynamic one is the device's own scaler's, which asks after every
-    backward pass whether anything overflowed.
+    With a static scale nothing waits for the device. A dynamic one, and any on a device that saturates, is the device's
+    own scaler's, which asks after every backward pass whether anything overflowed.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, loss_scale: float):
@@ -176,19 +176,19 @@ class _Scaled(Precision):
         self.scale = FIRST_SCALE if self.dynamic else float(loss_scale)
         self.clean_steps = 0  # since the last overflow or growth
         self.unread = None  # whether the last step overflowed
-        self.scaler = runtime.grad_scaler(self.scale) if self.dynamic else None
+        self.scaler = runtime.grad_scaler(self.scale) if self.dynamic or runtime.saturates else None
 
     def step(self, loss: Tensor) -> Tensor | int:
         self.optimizer.zero_grad()
-        return self._dynamic_step(loss) if self.dynamic else self._static_step(loss)
+        return self._step_by_scaler(loss) if self.scaler else self._step_by_tensor(loss)
 
-    def _static_step(self, loss: Tensor) -> Tensor:
+    def _step_by_tensor(self, loss: Tensor) -> Tensor:
         (loss * self.scale).backward()
         self._hand_over_gradients()
         self._look_back()
         gradients = [parameter.grad for parameter in self._stepped_on() if parameter.grad is not None]
         overflow, inverse = torch.zeros((), device=loss.device), torch.full((), 1 / self.scale, device=loss.device)
-        # as both scalers do it, with one pass over the gradients
+        # as the scalers do it, with one pass over the gradients
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, inverse)
         self._step_unless(overflow)
         self.unread = self.runtime.fetch(overflow)
@@ -211,7 +211,7 @@ class _Scaled(Precision):
         state = [value for own in self.optimizer.state.values() for value in own.values()]
         return [tensor for tensor in (*self._stepped_on(), *state) if isinstance(tensor, Tensor)]
 
-    def _dynamic_step(self, loss: Tensor) -> int:
+    def _step_by_scaler(self, loss: Tensor) -> int:
         self.scaler.scale(loss).backward()
         self._hand_over_gradients()
         self.scaler.unscale_(self.optimizer)

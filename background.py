@@ -65,8 +65,8 @@ def _ahead(items: Iterable[tuple], most: int) -> Iterator[tuple]:
             made.put((None, error))
 
     thread = Thread(target=make)
+    thread.start()
     try:
-        thread.start()
         while True:
             item, error = made.get()
             if error:

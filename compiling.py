@@ -1,8 +1,5 @@
 """torch.compile for the nets, and what makes it worth its while on the CPU."""
 
-import os
-import shutil
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,13 +57,12 @@ class _Upsample(nn.Upsample):
 def compiled(model: nn.Module, runtime: Runtime) -> nn.Module:
     """The model, compiled at its first call, which takes half a minute or more; the model itself stays usable.
 
-    Raises InputError where the CPU's compiler, g++ or what CXX names, is not there.
+    Raises InputError where what torch.compile needs is not there, as on the CPU g++, or what CXX names.
     """
+    if lacking := runtime.lacking_to_compile:
+        raise InputError(f"--compile: {lacking}; leave it out")
     if runtime.accelerated:
         return torch.compile(model)
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        raise InputError(f"--compile: on the CPU it needs a C++ compiler, and {compiler} is not there; leave it out")
     for module in model.modules():
         if isinstance(getattr(module, "up", None), nn.Upsample):
             module.up = _Upsample(scale_factor=2, mode="bilinear", align_corners=True)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import albumentations as A
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
@@ -25,8 +24,6 @@ from cache import DecodedImages
 from checks import check_dataset
 from errors import InputError
 from files import read_image, read_mask
-
-CACHE_MB = 1024  # as train.py's flag has it
 
 
 def split_ids(ids: list[str]) -> tuple[list[str], list[str]]:
@@ -49,7 +46,7 @@ class NucleiDataset(Dataset):
         self,
         data_path: Path,
         ids: list[str],
-        transform: A.Compose,
+        transform: augment.A.Compose,
         img_ext: str = ".png",
         mask_ext: str = ".png",
         num_classes: int = 1,
@@ -139,7 +136,7 @@ def _new_batch(*shape: int) -> torch.Tensor:
 
 
 def open_dataset(
-    data_path: Path, num_classes: int, settings: Mapping, cache_mb: int = CACHE_MB
+    data_path: Path, num_classes: int, settings: Mapping, cache_mb: int = 0
 ) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
 

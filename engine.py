@@ -76,9 +76,15 @@ def last_head(output: Tensor | list[Tensor]) -> Tensor:
     return output if isinstance(output, Tensor) else output[-1]
 
 
+def left_out(steps: int, world_size: int = 1) -> int:
+    """How many of an epoch's first steps its speed leaves out; where none would remain, only the first of several."""
+    most = WARM_UP_STEPS[world_size > 1]
+    return most if steps > most else int(steps > 1)
+
+
 def images_per_second(batch_size: int, step_times: list[float], world_size: int = 1) -> float:
-    """Global batch ÷ mean step time, the first steps left out; where none would remain, only the first of several."""
-    steady = step_times[WARM_UP_STEPS[world_size > 1] :] or step_times[1:] or step_times
+    """Global batch ÷ mean step time, the first steps left out."""
+    steady = step_times[left_out(len(step_times), world_size) :]
     return batch_size * len(steady) / sum(steady)
 
 
@@ -180,13 +186,15 @@ def train_epoch(
     model: what `distribute` made of precision.model. All numbers are the whole run's, over its processes.
     so_far: the epoch's steps that are done, which the loader leaves out, kept up to date as the others follow; where
     `save` is called, after every `save_steps` steps, it is. On an accelerator a step's numbers are read, and its line
-    printed, only when the next one has been handed to the device, which thus never waits for this program.
+    printed, only when the next one has been handed to the device, which thus never waits for this program; but for the
+    last step of those that the epoch's speed leaves out, so that the others' time is all of theirs and no more.
     Raises InputError naming the epoch and step where the loss is not finite, and Interrupted, in all processes after
     the same step, once `stop` answers in one of them that the run is to stop.
     """
     model.train()
     so_far = so_far or EpochSoFar()
     steps, unread, most_unread = len(loader), deque(), int(runtime.accelerated)
+    settled = steps, left_out(steps, runtime.world_size)
     clock = begin = time.perf_counter()
 
     def read(step: int, batch_size: int, sums: Later) -> bool:
@@ -215,7 +223,7 @@ def train_epoch(
         unread.append((step, len(images), sums))
         saving = save_steps and step % save_steps == 0
         stopping = False
-        while len(unread) > (0 if saving or stopping or step == steps else most_unread):
+        while len(unread) > (0 if saving or stopping or step in settled else most_unread):
             stopping |= read(*unread.popleft())
         begin = time.perf_counter()
         if step == steps:

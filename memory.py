@@ -3,7 +3,8 @@
 import ctypes
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # mallopt's names for them, of malloc.h
-LARGEST = 2**30
+# the most that glibc takes for the former: any number, and in its older versions half a heap
+LARGEST, LARGEST_OF_OLD = 2**30, 32 * 2**20
 # where the C library's own adapting thresholds end up once large blocks have been freed
 USUAL_MMAP_THRESHOLD, USUAL_TRIM_THRESHOLD = 32 * 2**20, 64 * 2**20
 
@@ -19,8 +20,11 @@ def keep_freed(keep: bool = True) -> bool:
         set_option, trim = libc.mallopt, libc.malloc_trim
     except (OSError, AttributeError):  # another C library than glibc
         return False
-    done = set_option(MMAP_THRESHOLD, LARGEST if keep else USUAL_MMAP_THRESHOLD)
-    done &= set_option(TRIM_THRESHOLD, 2 * LARGEST - 1 if keep else USUAL_TRIM_THRESHOLD)
+    thresholds = (LARGEST, LARGEST_OF_OLD) if keep else (USUAL_MMAP_THRESHOLD,)
+    # setting either stops both from adapting, and so the latter is set only where the former could be
+    done = any(set_option(MMAP_THRESHOLD, size) for size in thresholds) and set_option(
+        TRIM_THRESHOLD, 2 * LARGEST - 1 if keep else USUAL_TRIM_THRESHOLD
+    )
     if not keep:
         trim(0)
     return bool(done)

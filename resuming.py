@@ -229,6 +229,8 @@ def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
         lacking = {"exp_avg", "exp_avg_sq"} - averages.keys() if "betas" in optimizer.defaults else ()
         if lacking or own.get("step", 0) < 0 or any(value.shape != parameter.shape for value in averages.values()):
             raise ValueError("its optimizer's state is not that of these weights")
+        for key, value in averages.items():  # fused ones want them laid out as their weights are, in NHWC or not
+            own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def adopt_best(resumed: Path, folder: Path, best_iou: float) -> float:

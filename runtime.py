@@ -4,8 +4,10 @@ torch is imported inside the functions, so that options.py can show the choices 
 """
 
 import contextlib
+import importlib.util
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -72,11 +74,33 @@ class Runtime:
 
     @property
     def half_is_fast(self) -> bool:
-        """Are half-precision products faster than fp32's? Of CPUs, those with AVX512_BF16 or AMX multiply bfloat16."""
+        """Are half-precision products faster than fp32's? Of CPUs' only where they multiply bfloat16."""
         import torch
 
         capabilities = {} if self.accelerated else torch.cpu.get_capabilities()
-        return self.accelerated or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        return self.accelerated or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+    @property
+    def saturates(self) -> bool:
+        """Does what overflows become the largest number, so that only the device's flag, which must be asked, tells?
+
+        So it is on the first Ascend 910.
+        """
+        if self.device.type != "npu":
+            return False
+        import torch_npu
+
+        return not torch_npu.npu.utils.is_support_inf_nan()
+
+    @property
+    def lacking_to_compile(self) -> str:
+        """What torch.compile needs here and does not find, in words; empty where nothing."""
+        if self.device.type == "npu":
+            return "torch_npu compiles by other means than torch.compile alone"
+        if self.device.type == "cuda":
+            return "" if importlib.util.find_spec("triton") else "on CUDA GPUs it needs triton, which is not installed"
+        compiler = os.environ.get("CXX", "g++")
+        return "" if shutil.which(compiler) else f"on the CPU it needs a C++ compiler, and {compiler} is not there"
 
     @property
     def image_format(self) -> Any:
@@ -97,7 +121,7 @@ class Runtime:
         return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
 
     def grad_scaler(self, scale: float):
-        """A GradScaler that begins with `scale`; the NPU's own knows the 910's overflow flag, torch's does not."""
+        """A GradScaler that begins with `scale`; the NPU's own knows the flag of a device that `saturates`."""
         if self.device.type == "npu":
             import torch_npu
 

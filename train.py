@@ -173,8 +173,10 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
 
 def build_loaders(args: Namespace, runtime: rt.Runtime):
     """Check the data, split it and return the loaders for training (None to evaluate only) and validation."""
-    train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args), args.cache_mb)
-    print(train.decoded, flush=True)
+    cache_mb = 0 if args.evaluate else args.cache_mb  # one pass over a fifth of the images needs none
+    train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args), cache_mb)
+    if not args.evaluate:
+        print(train.decoded, flush=True)
     loading = args.batch_size, args.num_workers, runtime.accelerated, runtime.rank, runtime.world_size
     return None if args.evaluate else dataset.train_loader(train, *loading), dataset.val_loader(val, *loading)
 

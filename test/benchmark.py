@@ -22,7 +22,6 @@ import startup
 
 startup.prepare_opencv()
 
-import albumentations
 import benchmark_measure
 import cv2
 import numpy as np
@@ -31,6 +30,7 @@ import pandas as pd
 import torch
 
 import archs
+import augment
 import files
 import runtime as rt
 from errors import one_sentence
@@ -44,7 +44,7 @@ def describe_machine() -> str:
     cpu = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = {"python": platform.python_version(), "opencv": cv2.__version__}
-    versions |= {module.__name__: module.__version__ for module in (torch, np, albumentations, onnxruntime)}
+    versions |= {module.__name__: module.__version__ for module in (torch, np, augment.A, onnxruntime)}
     return "\n".join(
         [
             f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {total:.1f} GiB",

@@ -8,7 +8,6 @@ from pathlib import Path
 import benchmark_net
 import cv2
 import numpy as np
-import onnxruntime
 import torch
 from benchmark_measure import Bench, Goal, Side, build_net, check_same, medians, random_batch, silence
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ import options
 import pictures
 import pthtar2onnx
 import runtime as rt
+from onnx_net import OnnxNet
 
 BATCHES, IMAGES = 2, 64  # of the net alone, of the demo
 
@@ -49,16 +49,10 @@ def by_batches(model: nn.Module, images: Tensor, size: int) -> Callable[[], Tens
     return run
 
 
-def by_onnxruntime(model: nn.Module, images: Tensor, size: int, path: Path) -> Callable[[], Tensor]:
-    """The same by onnxruntime, of the net's export, which is written to `path`."""
-    pthtar2onnx.export(model, images[:1], path, 11, dynamic=True)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    batches = [batch.numpy() for batch in images.split(size)]
-    return lambda: torch.from_numpy(
-        np.concatenate([session.run(None, {"actual_input_1": batch})[0] for batch in batches])
-    )
+def exported(model: nn.Module, example: Tensor, path: Path) -> nn.Module:
+    """The net's export, as `demo.py --onnx` runs it; `path` is the file to write."""
+    pthtar2onnx.export(model, example, path, 11, dynamic=True)
+    return OnnxNet(path)
 
 
 def run_net(bench: Bench) -> None:
@@ -68,8 +62,8 @@ def run_net(bench: Bench) -> None:
     model = build_net("UNet", trained=True)
     plain = benchmark_net.Variant("eager, one by one", keeps=False)
     runs = {plain: by_batches(model, images, 1)}
-    path = bench.folder / "UNet.onnx"
-    runs[benchmark_net.Variant(f"onnxruntime, batch {size}")] = by_onnxruntime(model, images, size, path)
+    onnx_net = exported(model, images[:1], bench.folder / "UNet.onnx")
+    runs[benchmark_net.Variant(f"onnxruntime, batch {size}")] = by_batches(onnx_net, images, size)
     benchmark_net.say_what_is_left_out(bench.args)
     torch.compiler.reset()  # see benchmark_net.prepare_all
     for variant in benchmark_net.variants(bench.args):

@@ -113,7 +113,8 @@ def run(bench: Bench) -> None:
     """Add the part's rows."""
 
     def open_afresh() -> dataset.NucleiDataset:
-        return dataset.open_dataset(bench.data[0], 1, vars(bench.settings()))[0]
+        args = bench.settings()
+        return dataset.open_dataset(bench.data[0], 1, vars(args), args.cache_mb)[0]
 
     plain_rate = measure_one_process(bench, open_afresh())
     loader = dataset.train_loader(open_afresh(), bench.batch_size, 0)

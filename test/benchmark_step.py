@@ -90,7 +90,7 @@ class TimedLoader:
 def laps(bench: Bench, warm_up: int, steps: int) -> list[tuple[Counter, Counter]]:
     """Train for some steps, as train.py does; returns the seconds and reads of each but the first ones."""
     runtime, args = rt.init("cpu"), bench.settings()
-    train, _ = dataset.open_dataset(bench.data[0], 1, vars(args))
+    train, _ = dataset.open_dataset(bench.data[0], 1, vars(args), args.cache_mb)
     loader = dataset.train_loader(train, args.batch_size, 1 if bench.tiny else 2)
     model = build_net("UNet")
     optimizer = amp.adam(model.parameters(), runtime, "O0", lr=args.lr, weight_decay=args.weight_decay)

@@ -449,7 +449,7 @@ def test_batches_from_memory_in_processes_however_started(small_set: Path, start
     settings = {"img_ext": ".png", "mask_ext": ".png", "input_h": 32, "input_w": 32, "seed": 5}
     folder = small_set.with_name(f"small {start}")
     shutil.copytree(small_set, folder)
-    data = dataset.open_dataset(folder, 1, settings)[0]
+    data = dataset.open_dataset(folder, 1, settings, cache_mb=9)[0]
     shutil.rmtree(folder)
     plain = NucleiDataset(small_set, data.ids, train_transform(32, 32), seed=5)
     loaders = [dataset.train_loader(one, 4, workers) for one, workers in ((data, 2), (plain, 0))]
@@ -508,7 +508,7 @@ def test_files_are_decoded_once(mixed_set: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("read_image", "read_mask"):
         original = getattr(files, name)
         monkeypatch.setattr(checks, name, lambda path, original=original: reads.update([path]) or original(path))
-    parts = dataset.open_dataset(mixed_set, 2, SETTINGS)
+    parts = dataset.open_dataset(mixed_set, 2, SETTINGS, cache_mb=9)
     assert set(reads.values()) == {1} and len(reads) == 18
     shutil.rmtree(mixed_set / "images")
     for data in parts:
@@ -531,7 +531,7 @@ def test_all_are_kept_or_none(mixed_set: Path) -> None:
         assert check_dataset(mixed_set, num_classes=2, keep=decoded.add) == ids
         decoded.close()
         assert [img_id for img_id in ids if img_id in decoded] == kept and decoded.needed == size
-    train = dataset.open_dataset(mixed_set, 2, SETTINGS, cache_mb=0)[0]
+    train = dataset.open_dataset(mixed_set, 2, SETTINGS)[0]
     assert not train.decoded.places and train[0][0].shape == (3, 24, 24)
     text = "decoded images would take 0 MB, above --cache_mb 0: they are read from the disk in each epoch"
     assert str(train.decoded) == text
@@ -542,7 +542,7 @@ def test_no_memory_to_keep_them_in(mixed_set: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(cache.mmap, "mmap", refuse)
-    train = dataset.open_dataset(mixed_set, 2, SETTINGS)[0]
+    train = dataset.open_dataset(mixed_set, 2, SETTINGS, cache_mb=9)[0]
     assert not train.decoded.places and train[0][0].shape == (3, 24, 24) and "no 0 MB of memory" in str(train.decoded)
 
 
@@ -550,7 +550,7 @@ def test_unreadable_images_are_not_kept(mixed_set: Path) -> None:
     bad = mixed_set / "images" / "0004.png"
     content = bad.read_bytes()
     bad.write_text("hello")
-    parts = dataset.open_dataset(mixed_set, 2, SETTINGS | {"skip_bad": True})
+    parts = dataset.open_dataset(mixed_set, 2, SETTINGS | {"skip_bad": True}, cache_mb=9)
     assert sorted(parts[0].decoded.places) == [img_id for img_id in numbered(6) if img_id != "0004"]
     (data,) = (part for part in parts if "0004" in part.ids)
     with pytest.raises(InputError, match=r"0004\.png: not a readable"):

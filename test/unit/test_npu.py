@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import onnxruntime
@@ -98,6 +99,18 @@ def test_a_step_never_waits_for_the_npu(tmp_path, level):
         assert ("1 of 5 steps were skipped" in shown[device]) == scaled
         assert found.get("unchanged", "") == ("3" if scaled else "")
         assert json.loads(found["state"]) == ({"loss_scaler0": {"loss_scale": 128.0, "unskipped": 2}} if scaled else {})
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_an_npu_that_saturates_is_asked_for_overflows(tmp_path, level):
+    """Its gradients show none, so that also under a static scale its own scaler looks, and waits for the answer."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(NPU), str(ROOT)]), "STANDIN_NPU_SATURATES": "1"}
+    shown = succeed(run(HERE / "waits_of_steps.py", "npu", level, cwd=tmp_path, **paths))
+    found = dict(re.findall(r"^(\w+): (.*)$", shown, re.MULTILINE))
+    waits = list(map(int, found["waits"].split()))
+    assert len(waits) == 5 and waits[0] > 0 and all(later > earlier for earlier, later in pairwise(waits))
+    assert "1 of 5 steps were skipped" in shown and found["unchanged"] == "3"
+    assert json.loads(found["state"]) == {"loss_scaler0": {"loss_scale": 128.0, "unskipped": 2}}
 
 
 def test_the_launchers_on_two_npus(tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import archs
-import dataset
 import losses
 import options
 import runtime
@@ -83,7 +82,6 @@ def test_the_names_are_those_of_the_tables() -> None:
     assert tuple(train.SCHEDULERS) == options.SCHEDULERS
     assert set(options.SCHEDULERS) == {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
-    assert options.parse_train([]).cache_mb == dataset.CACHE_MB
     assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 
 

@@ -406,3 +406,23 @@ def test_a_name_that_came_out_empty(capsys):
     with pytest.raises(SystemExit):
         options.parse_train(["--resume", ""])
     assert "--resume lacks its value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--channels_last",), ()])
+def test_averages_are_laid_out_as_their_weights(home, monkeypatch, flags):
+    """Fused optimisers refuse others; the layout may change from one run to the next."""
+    others = () if flags else ("--channels_last",)
+    train_here("--epochs", "1", "--scheduler", "ConstantLR", *others)
+    seen, restore = [], resuming.restore
+
+    def look(*args):
+        progress = restore(*args)
+        seen.extend(args[3].optimizer.state.items())
+        return progress
+
+    monkeypatch.setattr(resuming, "restore", look)
+    train_here("--epochs", "2", "--scheduler", "ConstantLR", "--resume", "auto", *flags)
+    layouts = {parameter.stride() == own[key].stride() for parameter, own in seen for key in ("exp_avg", "exp_avg_sq")}
+    assert layouts == {True}
+    four = next(parameter for parameter, _ in seen if parameter.shape[1:] == (4, 3, 3))
+    assert four.is_contiguous(memory_format=torch.channels_last) == bool(flags)

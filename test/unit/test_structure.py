@@ -1,4 +1,4 @@
-"""Who may import whom, and that one module alone knows the kinds of device; read off the sources."""
+"""Who may import whom, and what one module alone knows or does; read off the sources."""
 
 import ast
 import re
@@ -147,6 +147,14 @@ def test_leaves_take_plain_arguments(module: str) -> None:
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     }
     assert "args" not in arguments and "Namespace" not in ast.dump(SOURCES[module])
+
+
+def test_albumentations_is_imported_behind_its_switch():
+    """By the one module that sets NO_ALBUMENTATIONS_UPDATE before: else it asks the network for a newer version."""
+    importing = {name for name, tree in SOURCES.items() if "albumentations" in imported(tree)}
+    assert importing == {"augment"}
+    lines = [ast.unparse(node) for node in SOURCES["augment"].body]
+    assert lines.index("os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'") < lines.index("import albumentations as A")
 
 
 @every_module

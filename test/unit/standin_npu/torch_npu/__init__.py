@@ -18,8 +18,8 @@ torch._register_device_module("npu", npu)
 torch.utils.generate_methods_for_privateuse1_backend()
 
 from . import _batch_norm, _hccl, optim, profiler  # noqa: E402
-from .npu import amp  # noqa: E402
+from .npu import amp, utils  # noqa: E402
 
-npu.amp = amp
+npu.amp, npu.utils = amp, utils
 __version__ = torch.__version__.split("+")[0] + "+standin"
 __all__ = ["_batch_norm", "_hccl", "npu", "optim", "profiler"]

@@ -1,0 +1,8 @@
+"""What the device can do."""
+
+import os
+
+
+def is_support_inf_nan() -> bool:
+    """Do overflows give infinities? Not on the first Ascend 910, which STANDIN_NPU_SATURATES=1 makes of this one."""
+    return os.environ.get("STANDIN_NPU_SATURATES") != "1"
