@@ -46,6 +46,7 @@ def load_model(
     if half:
         amp.tell_if_slow(runtime)
         amp.halve(model, runtime)
+        print(f"computing in {runtime.half}".replace("torch.", ""))
     return model, checkpoint
 
 

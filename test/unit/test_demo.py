@@ -234,7 +234,7 @@ def test_overlay_outlines_without_hiding_the_inside():
 
 
 @pytest.mark.usefixtures("narrow")
-def test_half_precision_on_demand(home, monkeypatch):
+def test_half_precision_on_demand(home, monkeypatch, capsys):
     """With --amp both scripts compute the checkpoint's net in bfloat16, and their pictures are nearly the same."""
     (home / "models" / "net").mkdir(parents=True)
     config = {"dataset": "discs", "input_h": 32, "input_w": 32, "batch_size": 4}
@@ -251,6 +251,7 @@ def test_half_precision_on_demand(home, monkeypatch):
     for k, more in enumerate(([], ["--amp"])):
         demo.main(options.parse_demo([*named, *more, "--output", f"demo{k}"]))
         val.main(options.parse_val([*named, *more, "--output", f"val{k}"]))
+    assert capsys.readouterr().out.count("computing in bfloat16") == 2
     assert [model.final.weight.dtype for model, _ in loaded] == [torch.float32] * 2 + [torch.bfloat16] * 2
     for folders in (("demo0", "demo1"), ("val0/net", "val1/net")):
         names = sorted(path.name for path in (home / folders[0] / "0").glob("*.jpg"))
