@@ -30,7 +30,7 @@ def choose_level(wanted: bool | None, opt_level: str, precision_mode: str, runti
 def tell_if_slow(runtime: Runtime) -> None:
     """Warn where mixed precision takes longer than fp32."""
     if not runtime.half_is_fast:
-        print("warning: this CPU multiplies no bfloat16 (AVX512_BF16 or AMX); mixed precision is slower than fp32 here")
+        print("warning: this CPU multiplies no bfloat16; mixed precision is slower than fp32 here")
 
 
 def find_apex(runtime: Runtime):

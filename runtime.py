@@ -84,7 +84,7 @@ class Runtime:
     def saturates(self) -> bool:
         """Does what overflows become the largest number, so that only the device's flag, which must be asked, tells?
 
-        So it is on the first Ascend 910.
+        So it is on NPUs in saturation mode, as the first Ascend 910.
         """
         if self.device.type != "npu":
             return False
@@ -98,7 +98,10 @@ class Runtime:
         if self.device.type == "npu":
             return "torch_npu compiles by other means than torch.compile alone"
         if self.device.type == "cuda":
-            return "" if importlib.util.find_spec("triton") else "on CUDA GPUs it needs triton, which is not installed"
+            there = importlib.util.find_spec("triton") and any(
+                map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))
+            )
+            return "" if there else "on CUDA GPUs it needs triton and a C compiler, gcc or what CC names"
         compiler = os.environ.get("CXX", "g++")
         return "" if shutil.which(compiler) else f"on the CPU it needs a C++ compiler, and {compiler} is not there"
 

@@ -125,7 +125,7 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     processes = f", {runtime.world_size} processes" if runtime.world_size > 1 else ""
     print(f"{args.arch} on {runtime.device}{processes}, {precision.name}: {images}", flush=True)
     if args.compile:
-        print("the net is compiled in the first step, which takes a minute or so", flush=True)
+        print("the net is compiled in the first step, which takes half a minute or more", flush=True)
     if args.save_steps > len(train_loader):
         print(f"--save_steps {args.save_steps} has no effect: an epoch has {len(train_loader)} steps")
     saver = Saver(folder, config, data, precision, scheduler, runtime, path)

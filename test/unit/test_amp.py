@@ -276,7 +276,9 @@ def test_halved_net_computes_in_half_precision():
     torch.testing.assert_close(found, rounded(images), rtol=0, atol=0.02 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("multiplies, warned", [({"avx512_bf16": True}, False), ({"avx2": True}, True)])
+@pytest.mark.parametrize(
+    "multiplies, warned", [({"avx512_bf16": True}, False), ({"bf16": True}, False), ({"avx2": True}, True)]
+)
 def test_slow_half_precision_is_told_of(multiplies, warned, monkeypatch, capsys):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: multiplies)
     for level in ("O0", "O2"):

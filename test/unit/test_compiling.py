@@ -69,6 +69,27 @@ def test_without_a_compiler(monkeypatch):
         compiling.compiled(archs.UNet(1), rt.init("cpu"))
 
 
+@pytest.mark.parametrize(
+    "kind, triton, compiler, told",
+    [
+        ("npu", True, True, "torch_npu compiles by other means"),
+        ("cuda", False, True, "needs triton and a C compiler"),
+        ("cuda", True, False, "needs triton and a C compiler"),
+        ("cuda", True, True, ""),
+    ],
+)
+def test_what_is_lacking_on_accelerators(kind, triton, compiler, told, monkeypatch):
+    monkeypatch.setattr(rt.importlib.util, "find_spec", lambda name: (triton and name == "triton") or None)
+    monkeypatch.setattr(rt.shutil, "which", lambda name: (compiler and name == "gcc") or None)
+    monkeypatch.delenv("CC", raising=False)
+    runtime, model = rt.Runtime(SimpleNamespace(type=kind), 0), torch.nn.Identity()
+    if told:
+        with pytest.raises(InputError, match=f"--compile: .*{told}.*; leave it out"):
+            compiling.compiled(model, runtime)
+    else:
+        assert compiling.compiled(model, runtime) is not model
+
+
 def test_layouts():
     net = engine.lay_out_channels_last(archs.UNet(1), rt.init("cpu"))
     assert net.conv0_0.conv2.weight.is_contiguous(memory_format=torch.channels_last)

@@ -103,7 +103,7 @@ def test_a_step_never_waits_for_the_npu(tmp_path, level):
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_an_npu_that_saturates_is_asked_for_overflows(tmp_path, level):
-    """Its gradients show none, so that also under a static scale its own scaler looks, and waits for the answer."""
+    """A real one's gradients show none, so that also under a static scale its own scaler looks, and waits."""
     paths = {"PYTHONPATH": os.pathsep.join([str(NPU), str(ROOT)]), "STANDIN_NPU_SATURATES": "1"}
     shown = succeed(run(HERE / "waits_of_steps.py", "npu", level, cwd=tmp_path, **paths))
     found = dict(re.findall(r"^(\w+): (.*)$", shown, re.MULTILINE))

@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import TINY, random_net, run, write_dataset
 
+import dataset
 import engine
 import options
 import train
@@ -182,7 +183,9 @@ def test_pretrained_starts_a_fresh_run_from_the_weights(home, monkeypatch, capsy
     assert "fresh final.weight, final.bias" in capsys.readouterr().out
 
 
-def test_evaluate_scores_the_checkpoint_it_is_given(home, capsys):
+def test_evaluate_scores_the_checkpoint_it_is_given(home, capsys, monkeypatch):
+    kept, open_dataset = [], dataset.open_dataset
+    monkeypatch.setattr(dataset, "open_dataset", lambda *args: kept.append(args[3]) or open_dataset(*args))
     for seed in (1, 2):
         torch.save({"epoch": 3, "state_dict": random_net(seed=seed).state_dict()}, f"{seed}.pth.tar")
     found = []
@@ -190,6 +193,7 @@ def test_evaluate_scores_the_checkpoint_it_is_given(home, capsys):
         train_here("--evaluate", "--resume", f"{seed}.pth.tar")
         found.append(VAL_LINE.search(capsys.readouterr().out)[3])
     assert found[0] == found[2] != found[1]
+    assert kept == [0] * 3, "a single pass keeps no images"
     assert not (home / "models").exists(), "evaluation leaves no run behind"
 
 
