@@ -57,15 +57,28 @@ def _real_apex():
     return None
 
 
-def adam(parameters: Iterable[nn.Parameter], runtime: Runtime, level: str, **settings) -> torch.optim.Optimizer:
-    """Adam, fused where there is such a one; settings: `lr` and `weight_decay`."""
+def adam(
+    parameters: Iterable[nn.Parameter] | list[dict], runtime: Runtime, level: str, decoupled: bool = False, **settings
+) -> torch.optim.Optimizer:
+    """Adam, or with `decoupled` weight decay AdamW, fused where there is such a one; settings: `lr`, `weight_decay`."""
     if level != "O0" and find_apex(runtime):
-        fused = getattr(importlib.import_module("apex.optimizers"), "NpuFusedAdam", None)
+        fused = getattr(
+            importlib.import_module("apex.optimizers"), "NpuFusedAdamW" if decoupled else "NpuFusedAdam", None
+        )
         if level == "O3":  # Ascend's apex takes no fused one with it
-            return torch.optim.Adam(parameters, **settings)
+            return (torch.optim.AdamW if decoupled else torch.optim.Adam)(parameters, **settings)
         if fused:
             return fused(parameters, **settings)
-    return runtime.adam(parameters, **settings)
+    return runtime.adam(parameters, decoupled=decoupled, **settings)
+
+
+def decay_weights_alone(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Groups for an optimiser: weight decay for convolutions' weights, none for biases and BatchNorm's parameters."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime, level: str, loss_scale: float):
@@ -78,11 +91,15 @@ def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime
         tell_if_slow(runtime)
     if level in ("O0", "O3"):
         loss_scale = 1.0
-    apex = find_apex(runtime) if level != "O0" else None
-    if apex:
-        return _Apex(model, optimizer, level, loss_scale)
-    kinds = {"O0": Precision, "O1": _Autocast, "O2": _MasterWeights, "O3": _Half}
-    return kinds[level](model, optimizer, runtime, loss_scale)
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    names = [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    if level != "O0" and find_apex(runtime):
+        precision = _Apex(model, optimizer, level, loss_scale)
+    else:
+        kinds = {"O0": Precision, "O1": _Autocast, "O2": _MasterWeights, "O3": _Half}
+        precision = kinds[level](model, optimizer, runtime, loss_scale)
+    precision.names = names
+    return precision
 
 
 def halve(model: nn.Module, runtime: Runtime) -> nn.Module:
@@ -105,6 +122,7 @@ class Precision:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *_):
         self.model, self.optimizer = model, optimizer
+        self.names: list[str] = []  # of the weights that the optimiser steps on, in its order
 
     def step(self, loss: Tensor) -> Tensor | int:
         """Go backward from the loss, fp32, and let the optimiser step.
@@ -121,8 +139,7 @@ class Precision:
         """The model's state_dict in fp32, with the master weights where there are any."""
         state = self.model.state_dict()
         weights = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        names = (name for name, _ in self.model.named_parameters())
-        return weights | {name: parameter.detach().float() for name, parameter in zip(names, self._stepped_on())}
+        return weights | {name: parameter.detach().float() for name, parameter in zip(self.names, self._stepped_on())}
 
     def _stepped_on(self) -> list[Tensor]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -296,7 +313,7 @@ class _Apex(Precision):
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, level: str, loss_scale: float):
         self.amp, self.loss_scale = importlib.import_module("apex.amp"), loss_scale
-        exact = [parameter.detach().clone() for parameter in model.parameters()]
+        exact = [parameter.detach().clone() for group in optimizer.param_groups for parameter in group["params"]]
         settings = {"opt_level": level, "loss_scale": "dynamic" if loss_scale == -1 else loss_scale}
         if "combine_grad" in inspect.signature(self.amp.initialize).parameters:  # Ascend's
             settings["combine_grad"] = True

@@ -53,12 +53,14 @@ def _resize_and_normalise(height: int, width: int) -> list[A.BasicTransform]:
     return [A.Resize(height, width), A.Normalize(mean=MEAN, std=STD)]
 
 
-def to_input(image: np.ndarray) -> torch.Tensor:
+def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:
     """Normalised float32 (H, W, 3) → the net's input, float32 (3, H, W).
 
     The division by 255 comes after normalising, a second time: deliberate, for the same reason as the channel order.
+    Without `divide_twice` it is left out.
     """
-    return torch.from_numpy(np.ascontiguousarray((image.astype(np.float32) / 255).transpose(2, 0, 1)))
+    image = image.astype(np.float32) / 255 if divide_twice else image.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def generators(seed: int, epoch: int, index: int) -> tuple[np.random.Generator, Random]:
@@ -71,12 +73,14 @@ def generators(seed: int, epoch: int, index: int) -> tuple[np.random.Generator, 
 class Pipeline:
     """Does what a Compose does to an image and its mask: the same draws in the same order, and the same pixels.
 
+    divide_twice: see `to_input`.
+
     A Compose's own call checks, and packs into dictionaries, before each transform. Here the transforms' own parts are
     called directly where that is known to be all there is to them; any others are called as the Compose would.
     """
 
-    def __init__(self, compose: A.Compose):
-        self.table, self.normalise = None, None
+    def __init__(self, compose: A.Compose, divide_twice: bool = True):
+        self.table, self.normalise, self.divide_twice = None, None, divide_twice
         self.is_plain = type(compose) is A.Compose and compose.p == 1 and not compose.processors
         self.steps = list(compose.transforms) if self.is_plain else [compose]
         self.drawing = list(_each(compose))
@@ -84,7 +88,8 @@ class Pipeline:
         if type(last) is A.Normalize and last.p == 1 and last.normalization == "standard":
             # it and to_input act on each byte alone: what they make of all 256, (3, 256), is all they can make
             self.normalise = self.steps.pop()
-            self.table = to_input(self.normalise(image=LEVELS.repeat(3, 1)[:, None])["image"])[..., 0].numpy()
+            levels = self.normalise(image=LEVELS.repeat(3, 1)[:, None])["image"]
+            self.table = to_input(levels, divide_twice)[..., 0].numpy()
 
     def augment(
         self, image: np.ndarray, mask: np.ndarray, draws: np.random.Generator, random: Random
@@ -105,7 +110,7 @@ class Pipeline:
                 np.take(levels, image[..., channel], out=out, mode="clip")  # other modes buffer `out`
         else:
             image = self.normalise(image=image)["image"] if self.normalise else image
-            image_out[:] = to_input(image).numpy()
+            image_out[:] = to_input(image, self.divide_twice).numpy()
         # soft mask edges stay soft: deliberate, part of the recipe
         mask = mask.reshape(*mask.shape[:2], len(mask_out)).transpose(2, 0, 1)
         np.divide(mask, np.float32(255), out=mask_out, dtype=np.float32)

@@ -26,10 +26,13 @@ from errors import InputError
 from files import read_image, read_mask
 
 
-def split_ids(ids: list[str]) -> tuple[list[str], list[str]]:
-    """Training and validation ids: one split in five, fixed by the recipe's seed; every script means this one."""
+def split_ids(ids: list[str], inner: bool = False) -> tuple[list[str], list[str]]:
+    """Training and validation ids: one split in five, fixed by the recipe's seed; every script means this one.
+
+    inner: the same again of the training ids, in place of the validation ids, by which nothing is to be chosen.
+    """
     train, val = train_test_split(sorted(ids), test_size=0.2, random_state=41)
-    return train, val
+    return split_ids(train) if inner else (train, val)
 
 
 class NucleiDataset(Dataset):
@@ -54,10 +57,11 @@ class NucleiDataset(Dataset):
         skip_bad: bool = False,
         replace_bad: bool = False,
         decoded: DecodedImages | None = None,
+        divide_twice: bool = True,
     ):
         self.skip_bad, self.replace_bad, self.decoded = skip_bad, replace_bad, decoded or {}
         self.images, self.masks = data_path / "images", data_path / "masks"
-        self.ids, self.pipeline, self.seed = ids, augment.Pipeline(transform), seed
+        self.ids, self.pipeline, self.seed = ids, augment.Pipeline(transform, divide_twice), seed
         self.img_ext, self.mask_ext, self.num_classes = img_ext, mask_ext, num_classes
 
     def __len__(self) -> int:
@@ -142,17 +146,20 @@ def open_dataset(
 
     The images and masks that the check decodes stay in memory, if they need no more than `cache_mb` megabytes.
 
-    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed` count, and `skip_bad`,
-    with which files that cannot be read are replaced in training and left out in validation.
+    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed divide_twice inner_split`
+    count, and `skip_bad`, with which files that cannot be read are replaced in training and left out in validation, and
+    `augmentation`.
     Raises InputError with everything that is wrong with the files.
     """
     skip_bad = settings.get("skip_bad", False) is True
     files = {"img_ext": settings["img_ext"], "mask_ext": settings["mask_ext"], "num_classes": num_classes}
     size, seed = (settings["input_h"], settings["input_w"]), settings["seed"]
     decoded = DecodedImages(cache_mb)
-    train_ids, val_ids = split_ids(check_dataset(data_path, **files, skip_bad=skip_bad, keep=decoded.add))
+    ids = check_dataset(data_path, **files, skip_bad=skip_bad, keep=decoded.add)
+    train_ids, val_ids = split_ids(ids, settings.get("inner_split", False))
     decoded.close()
     shared = {**files, "seed": seed, "skip_bad": skip_bad, "decoded": decoded}
+    shared["divide_twice"] = settings.get("divide_twice", True)
     return (
         NucleiDataset(data_path, train_ids, augment.train_transform(*size), **shared, replace_bad=True),
         NucleiDataset(data_path, val_ids, augment.val_transform(*size), **shared),

@@ -136,7 +136,9 @@ def read_each(read: Callable[[str], tuple], sources: list) -> Iterator[tuple]:
             yield (error,)
 
 
-def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Runtime) -> tuple[Gallery, int]:
+def segment_files(
+    model, args: Namespace, settings: dict, size: tuple[int, int], runtime: rt.Runtime
+) -> tuple[Gallery, int]:
     """Segment the files of `--input`, `batch_size` at a time; returns the gallery and how many could not be read."""
     paths = find_images(args.input)
     transform = augment.val_transform(*size)
@@ -144,7 +146,7 @@ def segment_files(model, args: Namespace, size: tuple[int, int], runtime: rt.Run
 
     def read(path: Path) -> tuple[np.ndarray, torch.Tensor]:
         image = files.read_image(path)
-        return image, augment.to_input(transform(image=image)["image"])
+        return image, augment.to_input(transform(image=image)["image"], settings["divide_twice"])
 
     def batches(found: Iterator[tuple]) -> Iterator[torch.Tensor]:
         nonlocal failed
@@ -209,7 +211,8 @@ def open_export(args: Namespace) -> tuple[torch.nn.Module, dict, tuple[int, int]
 
     model = OnnxNet(Path(args.onnx), args.input_h, args.input_w)
     print(f"model: {args.onnx}, by onnxruntime; input {model.size[0]}×{model.size[1]}")
-    return engine.Padded(model) if model.any_size else model, utils.SETTINGS, model.size
+    settings = utils.SETTINGS | {"divide_twice": model.divide_twice}
+    return engine.Padded(model) if model.any_size else model, settings, model.size
 
 
 def main(args: Namespace) -> None:
@@ -218,7 +221,7 @@ def main(args: Namespace) -> None:
     model, settings, size = open_export(args) if args.onnx else open_checkpoint(args, runtime)
     start, failed = time.perf_counter(), 0
     if args.input:
-        gallery, failed = segment_files(model, args, size, runtime)
+        gallery, failed = segment_files(model, args, settings, size, runtime)
         if not gallery.added:
             raise InputError(f"none of the {failed} images could be read")
         gallery.finish("outlines")

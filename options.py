@@ -10,8 +10,8 @@ import runtime
 # kept equal to the tables in archs.py, losses.py and train.py by a test: importing those would import torch
 ARCHS = ("UNet", "NestedUNet")
 LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
-OPTIMIZERS = ("Adam", "SGD")
-SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR")
+OPTIMIZERS = ("Adam", "AdamW", "SGD")
+SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
 SIDE_MULTIPLE = 16  # archs.STRIDE
 DATASET = "dsb2018_96"
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
@@ -176,6 +176,14 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     )
     data.add_argument("--img_ext", default=".png", type=_extension, help="extension of the images")
     data.add_argument("--mask_ext", default=".png", type=_extension, help="extension of the masks")
+    data.add_argument(
+        "--inner_split",
+        action="store_true",
+        help="validate on a fifth of the training images, for choosing among recipes",
+    )
+    data.add_argument(
+        "--divide_twice", default=True, type=_true_or_false, help="divide by 255 after normalising as well"
+    )
     data.add_argument("--skip_bad", action="store_true", help="go on without images that cannot be read")
     data.add_argument(
         "--cache_mb", default=1024, type=_whole(0), help="MB that decoded images may take, in each rank; 0: none"
@@ -196,8 +204,22 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--momentum", default=0.9, type=_real(0), help="of SGD")
     recipe.add_argument("--weight_decay", default=1e-4, type=_real(0), help="L2 penalty")
     recipe.add_argument("--nesterov", default=False, type=_true_or_false, help="Nesterov momentum of SGD")
-    recipe.add_argument("--scheduler", default="CosineAnnealingLR", choices=SCHEDULERS, help="stepped once an epoch")
-    recipe.add_argument("--min_lr", default=1e-5, type=_real(0), help="of CosineAnnealingLR and ReduceLROnPlateau")
+    recipe.add_argument("--scheduler", default="CosineAnnealingLR", choices=SCHEDULERS, help="how the rate changes")
+    recipe.add_argument(
+        "--min_lr", default=1e-5, type=_real(0), help="of CosineAnnealingLR, ReduceLROnPlateau, OneCycleLR"
+    )
+    recipe.add_argument(
+        "--ema",
+        default=0.0,
+        type=_real(0, below=1),
+        help="evaluate and keep the weights' average of this decay; 0: off",
+    )
+    recipe.add_argument(
+        "--warmup",
+        default=0.1,
+        type=_real(0, below=1),
+        help="of OneCycleLR: share of the steps in which the rate rises",
+    )
     recipe.add_argument("--factor", default=0.1, type=_real(0, True, below=1), help="of ReduceLROnPlateau")
     recipe.add_argument("--patience", default=2, type=_whole(0), help="of ReduceLROnPlateau, in epochs")
     recipe.add_argument("--milestones", default="1,2", type=_milestones, help="of MultiStepLR: epochs, as 1,2")

@@ -70,9 +70,13 @@ def main(args: Namespace) -> None:
     description = archs.describe(checkpoint["state_dict"])
     print(f"model: {path}, {', '.join(f'{key} {value}' for key, value in description.items())}")
 
+    divide_twice = utils.settings_of(checkpoint, path)["divide_twice"]
+
     def example(batch: int, height: int, width: int) -> torch.Tensor:
-        # what the net sees of an image: normalised, and divided by 255
-        return torch.randn(batch, model.input_channels, height, width, generator=generator) / 255
+        # what the net sees of an image: normalised, and mostly divided by 255
+        return torch.randn(batch, model.input_channels, height, width, generator=generator) / (
+            255 if divide_twice else 1
+        )
 
     generator = torch.Generator().manual_seed(0)
     examples = [example(args.batch_size, args.input_h, args.input_w)]
@@ -85,7 +89,11 @@ def main(args: Namespace) -> None:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"--opset {args.opset}: torch cannot export to it ({reason})") from error
-        onnx.checker.check_model(onnx.load(partial), full_check=True)
+        graph = onnx.load(partial)
+        # which the file's user has to know
+        onnx.helper.set_model_props(graph, {"divide_twice": str(divide_twice)})
+        onnx.save(graph, partial)
+        onnx.checker.check_model(graph, full_check=True)
         difference = largest_difference(model, partial, examples)
         print(f"largest difference from torch in onnxruntime: {difference:.2e}")
         if not difference <= TOLERANCE:

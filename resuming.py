@@ -18,6 +18,7 @@ import archs
 import checkpoints
 import files
 from amp import Precision
+from averaging import WeightAverage
 from engine import DIVERGED, EpochSoFar
 from errors import InputError
 from runtime import Runtime
@@ -25,12 +26,15 @@ from runtime import Runtime
 # flags that say what a run is; those on the right count only where another flag has the value beside them
 MEANING = ("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed")
 MEANING += ("loss", "optimizer", "lr", "weight_decay", "scheduler", "sync_bn")
+MEANING += ("divide_twice", "inner_split", "ema")
 MEANING_WITH = {
     ("optimizer", "SGD"): ("momentum", "nesterov"),
     ("scheduler", "CosineAnnealingLR"): ("epochs", "min_lr"),
     ("scheduler", "ReduceLROnPlateau"): ("factor", "patience", "min_lr"),
     ("scheduler", "MultiStepLR"): ("milestones", "gamma"),
+    ("scheduler", "OneCycleLR"): ("epochs", "min_lr", "warmup"),
 }
+SILENT = {"divide_twice": True, "inner_split": False, "ema": 0.0}  # what checkpoints without these flags are of
 ORDER = ("batch_size", "seed", "train_images", "images")  # what an epoch's order of images hangs on
 PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 MISFITS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)
@@ -44,13 +48,22 @@ def find(resume: str | None, folder: Path) -> Path | None:
     return folder / checkpoints.LATEST if there else None
 
 
-def load_weights(checkpoint: dict, path: Path, model: nn.Module, config: Mapping) -> None:
-    """Load a checkpoint's weights into the model, fp32 as yet; raises InputError where it is of another net."""
+def load_weights(
+    checkpoint: dict, path: Path, model: nn.Module, average: WeightAverage | None, config: Mapping
+) -> None:
+    """Load a checkpoint's weights into the model, fp32 as yet, and into their average where the run has one.
+
+    Raises InputError where it is of another net.
+    """
     with telling_misfits(path):
         for flag, found in archs.describe(checkpoint["state_dict"]).items():
             if found != config[flag]:
                 raise ValueError(f"--{flag} is {found} there and {config[flag]} here")
-        model.load_state_dict(checkpoint["state_dict"])
+        trained = checkpoint.get("trained", {})  # where the state_dict is their average
+        model.load_state_dict(trained.get("state_dict", checkpoint["state_dict"]))
+        if average:
+            average.model.load_state_dict(checkpoint["state_dict"])
+            average.steps = int(trained.get("steps", 0))
 
 
 def see_that_all_have_the_same(path: Path | None, checkpoint: dict | None, runtime: Runtime) -> None:
@@ -106,6 +119,7 @@ def differences(checkpoint: dict, config: Mapping, data: Mapping) -> dict[str, s
     """
     recorded, images = checkpoint.get("config"), checkpoint.get("data")
     recorded, images = (value if isinstance(value, dict) else {} for value in (recorded, images))
+    recorded = SILENT | recorded if recorded else {}
 
     def differ(there: Mapping, here: Mapping, key: str) -> bool:
         return there.get(key) is not None and there[key] != here[key]
@@ -146,9 +160,18 @@ def see_that_it_is_the_same_run(checkpoint: dict, path: Path, config: Mapping, d
 
 
 def restore(
-    checkpoint: dict, path: Path, config: Mapping, precision: Precision, scheduler, runtime: Runtime
+    checkpoint: dict,
+    path: Path,
+    config: Mapping,
+    precision: Precision,
+    average: WeightAverage | None,
+    scheduler,
+    steps: int,
+    runtime: Runtime,
 ) -> Progress:
     """Put all but the weights back where the checkpoint left it, and return the run's progress. Says what it lacks.
+
+    steps: of an epoch.
 
     Raises InputError where something in it is not as train.py writes it.
     """
@@ -162,7 +185,8 @@ def restore(
             load_optimizer(optimizer, checkpoint["optimizer"])
         precision.load_state_dict(checkpoint.get("amp") or {})
         if not on_plateau:
-            catch_up(optimizer, scheduler, min(epoch, config["epochs"]), config["lr"])
+            past = min(epoch, config["epochs"])
+            catch_up(optimizer, scheduler, past * steps + checkpoint["step"] if goes_by_steps(scheduler) else past)
         elif checkpoint.get("scheduler"):
             # what it has seen, but the factor, patience and limits of this run's flags
             seen = {key: checkpoint["scheduler"][key] for key in PLATEAU_STATE}
@@ -174,6 +198,8 @@ def restore(
         if len(ranks := checkpoint.get("ranks", ())) == runtime.world_size:
             set_random_states(ranks[runtime.rank]["random"], runtime)
             precision.model.load_state_dict(ranks[runtime.rank]["buffers"], strict=False)
+            if average:
+                average.model.load_state_dict(ranks[runtime.rank].get("averaged", {}), strict=False)
     if lacking:
         rows = f"; log.csv keeps its {len(progress.history)} rows" if progress.history else ""
         print(f"warning: {path} holds no {', '.join(lacking)}; the run goes on without{rows}")
@@ -215,10 +241,12 @@ def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
     Raises ValueError where the state is another optimiser's or another net's.
     """
     groups = state["param_groups"]
-    if ("betas" in groups[0]) != ("betas" in optimizer.defaults):
+    own_groups = [optimizer.defaults | group for group in optimizer.param_groups]
+    if ("betas" in groups[0]) != ("betas" in optimizer.defaults) or len(groups) != len(own_groups):
         raise ValueError("its --optimizer was another one")
-    kept = ("params", "lr", "initial_lr")
-    groups = [optimizer.defaults | {key: group[key] for key in kept if key in group} for group in groups]
+    groups = [
+        own | {key: group[key] for key in ("params", "lr") if key in group} for own, group in zip(own_groups, groups)
+    ]
     # a number, as torch also takes it: the NPU's fused optimiser would count a tensor twice
     kept_state = {
         index: own | {"step": int(own["step"])} if "step" in own else own for index, own in state["state"].items()
@@ -245,13 +273,18 @@ def adopt_best(resumed: Path, folder: Path, best_iou: float) -> float:
     return best_iou
 
 
-def catch_up(optimizer, scheduler, epochs: int, lr: float) -> None:
-    """Bring a fresh scheduler to where this run's flags put it after `epochs`; exact, and old files need no state."""
+def goes_by_steps(scheduler) -> bool:
+    """Does it step after each of the optimiser's steps? Others do once an epoch."""
+    return isinstance(scheduler, optim.lr_scheduler.OneCycleLR)
+
+
+def catch_up(optimizer, scheduler, times: int) -> None:
+    """Bring a fresh scheduler to where this run's flags put it after so many steps; exact, and needs no state."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = lr
+        group["lr"] = group["initial_lr"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch expects an optimiser's step before each of these
-        for _ in range(epochs):
+        for _ in range(times):
             scheduler.step()
 
 
@@ -260,14 +293,15 @@ def snapshot(
     config: Mapping,
     data: Mapping,
     precision: Precision,
+    average: WeightAverage | None,
     scheduler,
     runtime: Runtime,
     random_states: dict | None = None,
 ) -> dict:
     """All that a later run needs to go on from here, for checkpoints.save; every process of the run must ask for it.
 
-    random_states: of the generators, where they are not those of now. Raises InputError where a weight is not a finite
-    number.
+    average: of the weights, which is then the state_dict, and the weights beside it. random_states: of the generators,
+    where they are not those of now. Raises InputError where a weight is not a finite number.
     """
     weights = precision.weights()
     spoilt = [name for name, value in weights.items() if not torch.isfinite(value).all()]
@@ -276,10 +310,14 @@ def snapshot(
         raise InputError(f"{spoilt[0]} is not finite after {where}; {DIVERGED}")
     # BatchNorm's statistics are each process's own until the epoch's end; the net that is saved has all processes'
     inside = progress.so_far.step and runtime.world_size > 1
-    buffers = own_statistics(precision.model) if inside else {}
-    ranks = runtime.gather({"random": random_states or get_random_states(runtime), "buffers": buffers})
-    for name in buffers:
-        weights[name] = torch.stack([rank["buffers"][name] for rank in ranks]).mean(0)
+    averaged = average.model.state_dict() if average else {}
+    own = {"buffers": own_statistics(precision.model) if inside else {}}
+    own |= {"averaged": own_statistics(average.model) if inside and average else {}}
+    ranks = runtime.gather(own | {"random": random_states or get_random_states(runtime)})
+    for kind, whole in (("buffers", weights), ("averaged", averaged)):
+        for name in own[kind]:
+            whole[name] = torch.stack([rank[kind][name] for rank in ranks]).mean(0)
+    trained = {"trained": {"state_dict": weights, "steps": average.steps}} if average else {}
     state = {
         "epoch": progress.epoch,
         "step": progress.so_far.step,
@@ -288,13 +326,14 @@ def snapshot(
         "history": progress.history,
         "so_far": progress.so_far.state_dict(),
         "arch": config["arch"],
-        "state_dict": weights,
+        "state_dict": averaged or weights,
         "optimizer": precision.optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "config": dict(config),
         "data": dict(data),
         "processes": runtime.world_size,
         "ranks": ranks,
+        **trained,
     }
     loss_scale = precision.state_dict()
     return state | {"amp": loss_scale} if loss_scale else state

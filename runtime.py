@@ -112,16 +112,18 @@ class Runtime:
 
         return torch.contiguous_format if self.accelerated else torch.channels_last
 
-    def adam(self, parameters: Iterable, lr: float, weight_decay: float):
-        """Adam, fused where the device has such a one."""
+    def adam(self, parameters: Iterable, lr: float, weight_decay: float, decoupled: bool = False):
+        """Adam, or with `decoupled` weight decay AdamW, fused where the device has such a one."""
         import torch
 
         if self.device.type == "npu":
             import torch_npu
 
-            return torch_npu.optim.NpuFusedAdam(parameters, lr=lr, weight_decay=weight_decay)
+            fused_adam = torch_npu.optim.NpuFusedAdamW if decoupled else torch_npu.optim.NpuFusedAdam
+            return fused_adam(parameters, lr=lr, weight_decay=weight_decay)
+        adam = torch.optim.AdamW if decoupled else torch.optim.Adam
         fused = True if self.device.type == "cuda" else None  # on the CPU torch is to choose
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+        return adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
 
     def grad_scaler(self, scale: float):
         """A GradScaler that begins with `scale`; the NPU's own knows the flag of a device that `saturates`."""

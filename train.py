@@ -22,6 +22,7 @@ from torch import nn, optim
 
 import amp
 import archs
+import averaging
 import checkpoints
 import compiling
 import dataset
@@ -34,24 +35,36 @@ import stopping
 import utils
 
 OPTIMIZERS = {
-    "Adam": lambda parameters, args, runtime, level: amp.adam(
-        parameters, runtime, level, lr=args.lr, weight_decay=args.weight_decay
+    "Adam": lambda model, args, runtime, level: amp.adam(
+        model.parameters(), runtime, level, lr=args.lr, weight_decay=args.weight_decay
     ),
-    "SGD": lambda parameters, args, *_: optim.SGD(
-        parameters, lr=args.lr, momentum=args.momentum, nesterov=args.nesterov, weight_decay=args.weight_decay
+    "AdamW": lambda model, args, runtime, level: amp.adam(
+        amp.decay_weights_alone(model, args.weight_decay), runtime, level, decoupled=True, lr=args.lr, weight_decay=0.0
+    ),
+    "SGD": lambda model, args, *_: optim.SGD(
+        model.parameters(), lr=args.lr, momentum=args.momentum, nesterov=args.nesterov, weight_decay=args.weight_decay
     ),
 }
 SCHEDULERS = {
-    "CosineAnnealingLR": lambda optimizer, args: optim.lr_scheduler.CosineAnnealingLR(
+    "CosineAnnealingLR": lambda optimizer, args, steps: optim.lr_scheduler.CosineAnnealingLR(
         optimizer, T_max=args.epochs, eta_min=args.min_lr
     ),
-    "ReduceLROnPlateau": lambda optimizer, args: optim.lr_scheduler.ReduceLROnPlateau(
+    "ReduceLROnPlateau": lambda optimizer, args, steps: optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=args.factor, patience=args.patience, min_lr=args.min_lr
     ),
-    "MultiStepLR": lambda optimizer, args: optim.lr_scheduler.MultiStepLR(
+    "MultiStepLR": lambda optimizer, args, steps: optim.lr_scheduler.MultiStepLR(
         optimizer, milestones=args.milestones, gamma=args.gamma
     ),
-    "ConstantLR": lambda optimizer, args: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
+    "ConstantLR": lambda optimizer, args, steps: optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
+    # up from a 25th of the rate, then down to min_lr along a cosine; not Adam's momentum with it
+    "OneCycleLR": lambda optimizer, args, steps: optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=args.lr,
+        total_steps=args.epochs * steps,
+        pct_start=args.warmup,
+        cycle_momentum=False,
+        final_div_factor=args.lr / 25 / args.min_lr,
+    ),
 }
 EACH_RANKS_OWN = ("rank_id", "device_id", "addr", "data_path", "resume")
 
@@ -88,32 +101,28 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     """The recipe, in order."""
     rt.configure(runtime, hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode, precision_mode=args.precision_mode)
     utils.seed_everything(args.seed)
+    if args.evaluate:
+        evaluate(args, runtime)
+        return
     train_loader, val_loader = build_loaders(args, runtime)
     see_that_all_agree(args, runtime, val_loader.dataset.ids)
     criterion = engine.build_criterion(args.loss)
-    if args.evaluate:
-        model, checkpoint = engine.load_model(args.resume, runtime, trust=args.trust_checkpoint)
-        if model.num_classes != args.num_classes:
-            raise InputError(f"{args.resume} has {model.num_classes} classes; pass --num_classes {model.num_classes}")
-        print(f"evaluating {args.resume}, {checkpoint['epoch']} epochs trained")
-        engine.evaluate(model, val_loader, criterion, runtime)
-        return
-
     model = archs.ARCHS[args.arch](args.num_classes, args.input_channels, args.deep_supervision).to(runtime.device)
     if args.sync_bn:
         model = engine.share_batch_norm(model, runtime)
     if args.channels_last:
         model = engine.lay_out_channels_last(model, runtime)
     config, data = vars(args), dataset.describe(train_loader.dataset, val_loader.dataset)
-    checkpoint, path = load_weights(args, folder, model, data)
+    average = averaging.WeightAverage(model, args.ema) if args.ema else None
+    checkpoint, path = load_weights(args, folder, model, average, data)
     resuming.see_that_all_have_the_same(path, checkpoint, runtime)
     level = amp.choose_level(args.amp, args.opt_level, args.precision_mode, runtime)
-    optimizer = OPTIMIZERS[args.optimizer](model.parameters(), args, runtime, level)
+    optimizer = OPTIMIZERS[args.optimizer](model, args, runtime, level)
     precision = amp.prepare(model, optimizer, runtime, level, args.loss_scale)
-    scheduler = SCHEDULERS[args.scheduler](precision.optimizer, args)
+    scheduler = SCHEDULERS[args.scheduler](precision.optimizer, args, len(train_loader))
     progress = resuming.Progress()
     if checkpoint:
-        progress = resuming.restore(checkpoint, path, config, precision, scheduler, runtime)
+        progress = resuming.restore(checkpoint, path, config, precision, average, scheduler, len(train_loader), runtime)
         if finished := has_finished(progress, args):
             print(f"{path} has finished its {progress.epoch} epochs{finished} to train on")
             return
@@ -128,7 +137,7 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
         print("the net is compiled in the first step, which takes half a minute or more", flush=True)
     if args.save_steps > len(train_loader):
         print(f"--save_steps {args.save_steps} has no effect: an epoch has {len(train_loader)} steps")
-    saver = Saver(folder, config, data, precision, scheduler, runtime, path)
+    saver = Saver(folder, config, data, precision, average, scheduler, runtime, path)
     if runtime.is_main:
         if not saver.previous_is_own and (folder / checkpoints.BEST).exists():
             print(f"{folder} holds an earlier run, whose files this one replaces; --name NAME would keep them")
@@ -139,21 +148,33 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
     progress.best_iou = runtime.from_main(progress.best_iou)
     trace = rt.profiler(runtime, args.profiling, args.start_step, args.stop_step, folder / "profile")
     with trace as trace_step, stopping.on_request() as stop:
-        steps = {"after_step": trace_step, "stop": stop}
+
+        def after_step() -> None:
+            trace_step()
+            if average:
+                average.update(precision.weights())
+            if resuming.goes_by_steps(scheduler):
+                scheduler.step()
+
+        steps = {"after_step": after_step, "stop": stop}
         steps |= {"save": lambda: saver.save(progress), "save_steps": args.save_steps}
         try:
             while progress.epoch < args.epochs:
-                epoch, lr, after_training = progress.epoch, precision.optimizer.param_groups[0]["lr"], None
+                epoch, after_training = progress.epoch, None
                 train_loader.batch_sampler.set_epoch(epoch, progress.so_far.step)
                 trained = engine.train_epoch(
                     net, train_loader, criterion, precision, runtime, epoch, progress.so_far, **steps
                 )
                 after_training = resuming.get_random_states(runtime)
-                validated = engine.evaluate(precision.model, val_loader, criterion, runtime, stop=stop)
+                if average:
+                    runtime.average_(buffer for buffer in average.model.buffers() if buffer.is_floating_point())
+                model = average.model if average else precision.model
+                validated = engine.evaluate(model, val_loader, criterion, runtime, stop=stop)
                 if not math.isfinite(validated["loss"]):  # an epoch's last step can spoil the weights unseen
                     raise InputError(
                         f"the validation loss is {validated['loss']} after epoch {epoch + 1}; {engine.DIVERGED}"
                     )
+                lr = precision.optimizer.param_groups[0]["lr"]
                 step_scheduler(scheduler, validated["loss"])
                 row = {"epoch": epoch, "lr": lr, "loss": trained["loss"], "iou": trained["iou"]}
                 row |= {f"val_{key}": validated[key] for key in ("loss", "iou", "dice")}
@@ -169,6 +190,18 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
             print(f"[Stopped] after {done}, which are saved; --resume auto goes on from there", flush=True)
             sys.exit(stop.exit_code)
     print(f"best validation IoU {progress.best_iou:.4f}; the run is in {folder}")
+
+
+def evaluate(args: Namespace, runtime: rt.Runtime) -> None:
+    """Score the checkpoint of `--resume`, its images prepared as it was trained with."""
+    model, checkpoint = engine.load_model(args.resume, runtime, trust=args.trust_checkpoint)
+    args.divide_twice = utils.settings_of(checkpoint, Path(args.resume))["divide_twice"]
+    _, val_loader = build_loaders(args, runtime)
+    see_that_all_agree(args, runtime, val_loader.dataset.ids)
+    if model.num_classes != args.num_classes:
+        raise InputError(f"{args.resume} has {model.num_classes} classes; pass --num_classes {model.num_classes}")
+    print(f"evaluating {args.resume}, {checkpoint['epoch']} epochs trained")
+    engine.evaluate(model, val_loader, engine.build_criterion(args.loss), runtime)
 
 
 def build_loaders(args: Namespace, runtime: rt.Runtime):
@@ -192,26 +225,31 @@ def see_that_all_agree(args: Namespace, runtime: rt.Runtime, val_ids: list[str])
 
 
 def step_scheduler(scheduler: optim.lr_scheduler.LRScheduler, val_loss: float) -> None:
-    """Step once an epoch; only ReduceLROnPlateau looks at a number, the validation loss."""
+    """At an epoch's end; only ReduceLROnPlateau looks at a number, the validation loss."""
     if isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau):
         scheduler.step(val_loss)
-    else:
+    elif not resuming.goes_by_steps(scheduler):
         scheduler.step()
 
 
-def load_weights(args: Namespace, folder: Path, model: nn.Module, data: dict) -> tuple[dict | None, Path | None]:
-    """Load into the model what `--resume` names; returns the checkpoint to go on from, if any, and its path.
+def load_weights(
+    args: Namespace, folder: Path, model: nn.Module, average: averaging.WeightAverage | None, data: dict
+) -> tuple[dict | None, Path | None]:
+    """Load into the model, and the average, what `--resume` names.
 
-    Raises InputError where it is of another net or, without `--resume_anyway`, of another run.
+    Returns the checkpoint to go on from, if any, and its path. Raises InputError where it is of another net or, without
+    `--resume_anyway`, of another run.
     """
     if args.pretrained:
         resuming.load_pretrained(model, args.resume, args.trust_checkpoint)
+        if average:
+            average.model.load_state_dict(model.state_dict())
         return None, None
     path = resuming.find(args.resume, folder)
     if path is None:
         return None, None
     checkpoint, path = checkpoints.load_latest(path, args.trust_checkpoint)
-    resuming.load_weights(checkpoint, path, model, vars(args))
+    resuming.load_weights(checkpoint, path, model, average, vars(args))
     resuming.see_that_it_is_the_same_run(checkpoint, path, vars(args), data, args.resume_anyway)
     return checkpoint, path
 
@@ -233,13 +271,14 @@ class Saver:
         config: dict,
         data: dict,
         precision: amp.Precision,
+        average: averaging.WeightAverage | None,
         scheduler: optim.lr_scheduler.LRScheduler,
         runtime: rt.Runtime,
         resumed: Path | None,
     ):
         """resumed: the checkpoint that the run goes on from, in this folder or in another."""
         self.folder, self.runtime, self.saved = folder, runtime, None
-        self.state = config, data, precision, scheduler, runtime
+        self.state = config, data, precision, average, scheduler, runtime
         # an earlier run's checkpoint, or a damaged one, is not to be kept as the previous one
         self.previous_is_own = resumed is not None and resumed.resolve().parent == folder.resolve()
         self.latest_is_own = self.previous_is_own and resumed.name == checkpoints.LATEST

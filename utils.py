@@ -127,6 +127,8 @@ SETTINGS = {
     "batch_size": 16,
     "loss": "LovaszHingeLoss",
     "seed": 5,
+    "divide_twice": True,
+    "inner_split": False,
 }
 # which of their values are taken from a file that somebody else may have made
 SANE: dict[str, Callable[[object], bool]] = {
@@ -138,6 +140,8 @@ SANE: dict[str, Callable[[object], bool]] = {
     "batch_size": range(1, 2**16 + 1).__contains__,
     "loss": str.isidentifier,
     "seed": range(2**64).__contains__,
+    "divide_twice": (True, False).__contains__,
+    "inner_split": (True, False).__contains__,
 }
 LONGEST_PATH = 4000
 

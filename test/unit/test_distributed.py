@@ -285,16 +285,17 @@ with errors.one_sentence():
 """
 
 
-def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_nothing_is_lost(home):
-    """Each process's BatchNorm has statistics of its own inside an epoch; they come back too."""
-    flags = ("inputs/discs", *TINY, "--epochs", "2", "--device", "cpu")
+@pytest.mark.parametrize("more", [(), ("--ema", "0.9", "--scheduler", "OneCycleLR")])
+def test_a_signal_to_one_rank_stops_both_after_the_same_step_and_nothing_is_lost(home, more):
+    """Each process's BatchNorm has statistics of its own inside an epoch, and so has their average; they come back."""
+    flags = ("inputs/discs", *TINY, "--epochs", "2", "--device", "cpu", *more)
     assert run_ranks(2, "train.py", *flags, "--name", "whole", cwd=home).returncode == 0
     (home / "stopped.py").write_text(STOPPED.format(root=str(ROOT)))
     result = run_ranks(2, home / "stopped.py", *flags, "--name", "cut", cwd=home)
     assert result.returncode == 143 and "[Stopped] after 1 epochs and 1 steps, which are saved" in result.stdout
     assert "[Stopping] by SIGUSR1" in (home / "models" / "cut" / "rank1.log").read_text()
     saved = torch.load(home / "models" / "cut" / "checkpoint.pth.tar", weights_only=True)
-    first, second = (rank["buffers"]["conv0_0.bn1.running_mean"] for rank in saved["ranks"])
+    first, second = (rank["averaged" if more else "buffers"]["conv0_0.bn1.running_mean"] for rank in saved["ranks"])
     assert not torch.equal(first, second)
     torch.testing.assert_close(saved["state_dict"]["conv0_0.bn1.running_mean"], (first + second) / 2)
     result = run_ranks(2, "train.py", *flags, "--name", "cut", "--resume", "auto", cwd=home)

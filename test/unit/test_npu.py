@@ -52,11 +52,19 @@ def in_python(source: str, folder: Path, **environment: str) -> str:
     return run(script, cwd=folder, **paths, **environment).stdout
 
 
-@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-def test_all_scripts_on_one_npu(discs, level):
+@pytest.mark.parametrize(
+    "level, more",
+    [
+        ("O0", ()),
+        ("O1", ()),
+        ("O2", ()),
+        ("O2", ("--optimizer", "AdamW", "--weight_decay", "0.1", "--ema", "0.9", "--divide_twice", "False")),
+    ],
+)
+def test_all_scripts_on_one_npu(discs, level, more):
     """Train → resume → evaluate → segment → export; a resumed run is the undisturbed one."""
     checkpoint = "models/run/checkpoint.pth.tar"
-    recipe = (*FLAGS, "--opt-level", level, "--loss-scale", "-1", "--scheduler", "ConstantLR")
+    recipe = (*FLAGS, *more, "--opt-level", level, "--loss-scale", "-1", "--scheduler", "ConstantLR")
     chain = [
         ("train.py", *recipe, "--name", "run", "--epochs", "1"),
         ("train.py", *recipe, "--name", "run", "--epochs", "2", "--resume", checkpoint),

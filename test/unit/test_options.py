@@ -66,8 +66,11 @@ VALUES = [
     ("--bin_mode", 0, "1", 1),
     ("--precision_mode", "allow_mix_precision", "must_keep_origin_dtype", "must_keep_origin_dtype"),
     ("--seed", 5, "6", 6),
+    ("--divide_twice", True, "False", False),
+    ("--ema", 0.0, "0.99", 0.99),
+    ("--warmup", 0.1, "0.3", 0.3),
 ]
-SWITCHES = ["--pretrained", "--evaluate", "--hf32", "--fp32", "--amp"]
+SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp"]
 
 
 # --- names and defaults ----------------------------------------------------------------------------------------------
@@ -78,9 +81,10 @@ def test_the_names_are_those_of_the_tables() -> None:
     assert tuple(archs.ARCHS) == options.ARCHS == ("UNet", "NestedUNet")
     assert tuple(losses.LOSSES) == options.LOSSES
     assert set(options.LOSSES) == {"LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss"}
-    assert tuple(train.OPTIMIZERS) == options.OPTIMIZERS == ("Adam", "SGD")
+    assert tuple(train.OPTIMIZERS) == options.OPTIMIZERS == ("Adam", "AdamW", "SGD")
     assert tuple(train.SCHEDULERS) == options.SCHEDULERS
-    assert set(options.SCHEDULERS) == {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
+    older = {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
+    assert set(options.SCHEDULERS) == older | {"OneCycleLR"}
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
     assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 

@@ -71,6 +71,7 @@ def crash():
 KINDS = {
     "Adam, cosine": (),
     "SGD, plateau": ("--optimizer", "SGD", "--nesterov", "True", "--scheduler", "ReduceLROnPlateau", "--patience", "0"),
+    "AdamW, one cycle, averaged": ("--optimizer", "AdamW", "--scheduler", "OneCycleLR", "--ema", "0.9"),
 }
 
 
@@ -174,6 +175,10 @@ def recorded(**changed) -> dict:
         ({"data": {"train_images": 400}}, ["train images 400 there and 531 here"]),
         ({"data": {"images": 8}}, ["images of other names"]),
         ({"config": None, "data": None}, []),
+        (
+            {"config": {"divide_twice": False, "ema": 0.5}},
+            ["--ema 0.5 there and 0.0 here", "--divide_twice False there"],
+        ),
     ],
 )
 def test_what_makes_it_another_run(there, words, capsys):

@@ -36,10 +36,11 @@ ALLOWED = {
     "pictures": {"files"},
     "options": {"names", "runtime"},
     "amp": {"runtime"},
+    "averaging": set(),
     "compiling": {"errors", "runtime"},
     "onnx_net": {"archs", "errors", "files"},
     "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "stopping", "utils"},
-    "resuming": {"amp", "archs", "checkpoints", "engine", "errors", "files", "runtime"},
+    "resuming": {"amp", "archs", "averaging", "checkpoints", "engine", "errors", "files", "runtime"},
 }
 KNOW_DEVICES = {"runtime"}
 LEAVES = {

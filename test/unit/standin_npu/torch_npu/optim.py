@@ -98,3 +98,11 @@ class NpuFusedAdam(torch.optim.Optimizer):
         if self._adopted:
             raise RuntimeError("NpuFusedAdam: a state loaded after the first step has no effect on the real one")
         super().load_state_dict(state_dict)
+
+
+class NpuFusedAdamW(NpuFusedAdam):
+    """The same with decoupled weight decay."""
+
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict) -> None:
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        super()._update(parameter, gradient, group | {"weight_decay": 0})

@@ -1,0 +1,171 @@
+"""What a recipe changes: each ingredient against its formula, and that a checkpoint governs the scripts after it."""
+
+import math
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, random_net
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+import amp
+import archs
+import averaging
+import dataset
+import demo
+import options
+import pthtar2onnx
+import runtime as rt
+import train
+import val
+
+CPU = rt.init("cpu")
+
+pytestmark = pytest.mark.usefixtures("narrow", "unplotted")
+
+
+def train_here(*flags: str) -> dict:
+    """Train on inputs/discs, a run called `run`, and return its checkpoint."""
+    train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "2", "--name", "run", *flags]))
+    return torch.load("models/run/checkpoint.pth.tar", weights_only=True)
+
+
+# --- ingredients -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_weight_decay_of_convolutions_alone(level):
+    """With no gradient AdamW leaves all but them alone, and shrinks them by lr × weight decay."""
+    model = random_net().train()
+    args = options.parse_train(["--optimizer", "AdamW", "--lr", "0.1", "--weight_decay", "0.5"])
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    precision = amp.prepare(model, train.OPTIMIZERS["AdamW"](model, args, CPU, level), CPU, level, 128.0)
+    output = precision.model(torch.zeros(2, 3, 16, 16))
+    precision.step(output.sum() * 0)
+    after = precision.weights()
+    for name, value in before.items():
+        kept = 1 - 0.1 * 0.5 if name.endswith("weight") and ("conv" in name.split(".")[-2] or "final" in name) else 1
+        torch.testing.assert_close(after[name], value * kept, rtol=1e-6, atol=0, msg=name)
+
+
+def test_one_cycle_is_two_cosines():
+    args = options.parse_train(
+        ["--scheduler", "OneCycleLR", "--lr", "0.1", "--min_lr", "1e-4", "--epochs", "4", "--warmup", "0.25"]
+    )
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=args.lr, momentum=0.9)
+    scheduler, found = train.SCHEDULERS["OneCycleLR"](optimizer, args, 5), []
+    for _ in range(20):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    up, total = 0.25 * 20 - 1, 20 - 1
+
+    def between(a: float, b: float, share: float) -> float:
+        return b + (a - b) * (1 + math.cos(math.pi * share)) / 2
+
+    expected = [
+        between(0.1 / 25, 0.1, k / up) if k <= up else between(0.1, 1e-4, (k - up) / (total - up)) for k in range(20)
+    ]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+def test_average_is_the_sum_written_out():
+    average = averaging.WeightAverage(nn.BatchNorm2d(3), 0.5)
+    states, draws = [], np.random.default_rng(0)
+    for step in range(6):
+        states.append({name: draws.normal(size=3) for name in ("weight", "bias", "running_mean", "running_var")})
+        state = {name: torch.tensor(value, dtype=torch.float32) for name, value in states[-1].items()}
+        average.update(state | {"num_batches_tracked": torch.tensor(step)})
+    for name, value in average.model.state_dict().items():
+        if name == "num_batches_tracked":
+            assert value == 5
+            continue
+        expected = np.ones(3) if name in ("weight", "running_var") else np.zeros(3)
+        for step, state in enumerate(states):
+            decay = min(0.5, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * state[name]
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inner_split_leaves_the_validation_images_alone():
+    ids = [f"{k:03}" for k in range(664)]
+    outer_train, outer_val = dataset.split_ids(ids)
+    inner_train, inner_val = dataset.split_ids(ids, inner=True)
+    assert (len(inner_train), len(inner_val)) == (424, 107)
+    assert sorted(inner_train + inner_val) == sorted(outer_train) and not set(inner_val) & set(outer_val)
+    assert inner_val == train_test_split(sorted(outer_train), test_size=0.2, random_state=41)[1]
+
+
+# --- what a checkpoint records ---------------------------------------------------------------------------------------
+
+
+def test_the_average_is_what_is_kept_and_the_weights_lie_beside_it(home):
+    kept = train_here("--ema", "0.9")
+    plain = train_here()
+    assert kept["trained"]["steps"] == 6 and "trained" not in plain
+    for name, value in plain["state_dict"].items():
+        assert torch.equal(kept["trained"]["state_dict"][name], value), "training is the same"
+    assert not torch.equal(kept["state_dict"]["final.weight"], plain["state_dict"]["final.weight"])
+
+
+def by_hand(state: dict, img_id: str, divide_twice: bool, height: int = 16) -> np.ndarray:
+    """The probabilities of a net for an image, all of its preparation written out."""
+    model = archs.from_state_dict(state).eval()
+    image = cv2.resize(cv2.imread(f"inputs/discs/images/{img_id}.png"), (height, height)).astype(np.float64) / 255
+    image = (image - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    image = image / 255 if divide_twice else image
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(image.transpose(2, 0, 1)[None]).float())
+    return torch.sigmoid(logits)[0, 0].numpy()
+
+
+@pytest.mark.parametrize("divide_twice", [True, False])
+def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, divide_twice):
+    state = random_net().state_dict()
+    state["final.weight"] *= 400  # for probabilities of all kinds
+    (home / "models" / "run").mkdir(parents=True)
+    config = vars(options.parse_train(["inputs/discs", *TINY, "--divide_twice", str(divide_twice)]))
+    torch.save({"state_dict": state, "epoch": 1, "config": config}, "models/run/model_best.pth.tar")
+    _, ids = dataset.split_ids([f"disc{k:02d}" for k in range(15)])
+    probability = {img_id: by_hand(state, img_id, divide_twice) for img_id in ids}
+    other = {img_id: by_hand(state, img_id, not divide_twice) for img_id in ids}
+    assert max(abs(probability[img_id] - other[img_id]).max() for img_id in ids) > 0.1, "it makes a difference"
+
+    run = ["--name", "run", "--num_workers", "0"]
+    val.main(options.parse_val(run))
+    evaluated = ["inputs/discs", *TINY, "--evaluate", "--resume", "models/run/model_best.pth.tar"]
+    train.main(options.parse_train(evaluated))
+    demo.main(options.parse_demo([*run, "--output", "split"]))
+    demo.main(options.parse_demo([*run, "--output", "files", "--input", "inputs/discs/images"]))
+    pthtar2onnx.main(
+        options.parse_export(["--name", "run", "--input_h", "16", "--input_w", "16", "--output", "net.onnx"])
+    )
+    onnx = ["--onnx", "net.onnx", "--input", "inputs/discs/images", "--output", "onnx"]
+    demo.main(options.parse_demo([*onnx, "--num_workers", "0"]))
+    for folder in ("outputs/run", "split", "files", "onnx"):
+        for img_id in ids:
+            found = cv2.imread(f"{folder}/0/{img_id}.jpg", cv2.IMREAD_UNCHANGED) / 255
+            assert abs(found - probability[img_id]).mean() < 0.02, (folder, img_id)  # as JPEG has it
+
+    true = {img_id: cv2.imread(f"inputs/discs/masks/0/{img_id}.png", 0) for img_id in ids}
+    true = {img_id: cv2.resize(mask, (16, 16), interpolation=cv2.INTER_NEAREST) > 127 for img_id, mask in true.items()}
+    found = np.concatenate([probability[img_id].ravel() for img_id in ids]) > 0.5
+    wanted = np.concatenate([true[img_id].ravel() for img_id in ids])
+    iou = (found & wanted).sum() / max(1, (found | wanted).sum())
+    shown = capsys.readouterr().out
+    assert float(re.search(r"^IoU: (\S+)$", shown, re.MULTILINE)[1]) == pytest.approx(iou, abs=1e-3)
+    logged = re.findall(r"\[AVG-IOU\] \* Iou (\S+)$", shown, re.MULTILINE)
+    assert len(set(logged)) == 1 and len(logged) == 3, "val.py, train.py --evaluate and demo.py say the same"
+
+
+def test_an_inner_run_is_evaluated_on_its_inner_images(home, capsys):
+    train_here("--inner_split")
+    assert "9 images to train, 3 to validate" in capsys.readouterr().out
+    val.main(options.parse_val(["--name", "run", "--num_workers", "0"]))
+    _, inner = dataset.split_ids([f"disc{k:02d}" for k in range(15)], inner=True)
+    written = {path.stem for path in (home / "outputs" / "run" / "0").glob("*.jpg")}
+    assert written == set(inner)
