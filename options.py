@@ -271,6 +271,8 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--deep_supervision True: UNet has a single head; add --arch NestedUNet")
     if args.profiling != "False" and args.stop_step <= args.start_step:
         parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
+    if args.scheduler == "OneCycleLR" and args.min_lr == 0:
+        parser.error("--scheduler OneCycleLR ends at --min_lr, which must be above 0")
     if args.nesterov and args.momentum == 0:
         parser.error("--nesterov True needs a --momentum above 0")
     if args.batch_size * args.input_h * args.input_w <= SIDE_MULTIPLE**2:

@@ -171,9 +171,7 @@ def restore(
 ) -> Progress:
     """Put all but the weights back where the checkpoint left it, and return the run's progress. Says what it lacks.
 
-    steps: of an epoch.
-
-    Raises InputError where something in it is not as train.py writes it.
+    steps: of an epoch. Raises InputError where something in it is not as train.py writes it.
     """
     optimizer, epoch = precision.optimizer, checkpoint["epoch"]
     on_plateau = isinstance(scheduler, optim.lr_scheduler.ReduceLROnPlateau)  # the others' state is in the epoch

@@ -220,6 +220,7 @@ def refusal(capsys: pytest.CaptureFixture, parse, argv: list[str]) -> str:
             for flag in ("--num_workers", "--device_id", "--rank_id", "--seed", "--patience", "--start_step")
         ],
         ("--cache_mb", "-1"),
+        *[(flag, text) for flag in ("--ema", "--warmup") for text in ("1", "-0.1", "nan")],
         *[(flag, "1.5") for flag in ("--epochs", "--stop_step", "--seed", "--early_stopping")],
         *[("--lr", text) for text in ("0", "-1", "nan", "inf", "x", "")],
         *[(flag, "-0.1") for flag in ("--momentum", "--weight_decay", "--min_lr", "--factor", "--gamma")],
@@ -284,6 +285,7 @@ def test_a_side_that_does_not_fit_gets_its_neighbours(
         ("demo.py", "--onnx x.onnx --name dsb2018_96_UNet_woDS", "--onnx"),
         ("demo.py", "--onnx x.onnx --device gpu", "--onnx"),
         ("demo.py", "--onnx=", "--onnx"),
+        ("train.py", "--scheduler OneCycleLR --min_lr 0", "--min_lr"),
         ("pthtar2onnx.py", "--input_w 100", "--input_w"),
         ("pthtar2onnx.py", "--opset 10", "--opset"),
         ("preprocess_dsb2018.py", "--synthetic 1", "--synthetic"),
