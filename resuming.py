@@ -184,7 +184,9 @@ def restore(
         precision.load_state_dict(checkpoint.get("amp") or {})
         if not on_plateau:
             past = min(epoch, config["epochs"])
-            catch_up(optimizer, scheduler, past * steps + checkpoint["step"] if goes_by_steps(scheduler) else past)
+            if goes_by_steps(scheduler):
+                past = min(past * steps + checkpoint["step"], scheduler.total_steps - 1)
+            catch_up(optimizer, scheduler, past)
         elif checkpoint.get("scheduler"):
             # what it has seen, but the factor, patience and limits of this run's flags
             seen = {key: checkpoint["scheduler"][key] for key in PLATEAU_STATE}

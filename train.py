@@ -153,8 +153,8 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
             trace_step()
             if average:
                 average.update(precision.weights())
-            if resuming.goes_by_steps(scheduler):
-                scheduler.step()
+            if resuming.goes_by_steps(scheduler) and scheduler.last_epoch + 1 < scheduler.total_steps:
+                scheduler.step()  # the last step's rate stays, and is logged
 
         steps = {"after_step": after_step, "stop": stop}
         steps |= {"save": lambda: saver.save(progress), "save_steps": args.save_steps}

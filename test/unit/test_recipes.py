@@ -73,6 +73,13 @@ def test_one_cycle_is_two_cosines():
     assert optimizer.param_groups[0]["momentum"] == 0.9
 
 
+def test_one_cycle_goes_by_steps(home):
+    """Three an epoch; the log has the rate at each epoch's end."""
+    rows = train_here("--scheduler", "OneCycleLR", "--lr", "0.1", "--min_lr", "1e-3", "--warmup", "0.5")["history"]
+    # six rates: up to the third, down to the sixth, the last step's
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3 + (0.1 - 1e-3) * 0.75, 1e-3], rel=1e-6)
+
+
 def test_average_is_the_sum_written_out():
     average = averaging.WeightAverage(nn.BatchNorm2d(3), 0.5)
     states, draws = [], np.random.default_rng(0)
