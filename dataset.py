@@ -147,8 +147,7 @@ def open_dataset(
     The images and masks that the check decodes stay in memory, if they need no more than `cache_mb` megabytes.
 
     settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed divide_twice inner_split`
-    count, and `skip_bad`, with which files that cannot be read are replaced in training and left out in validation, and
-    `augmentation`.
+    count, and `skip_bad`, with which files that cannot be read are replaced in training and left out in validation.
     Raises InputError with everything that is wrong with the files.
     """
     skip_bad = settings.get("skip_bad", False) is True
