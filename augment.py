@@ -16,41 +16,57 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEVELS = np.arange(256, dtype=np.uint8).reshape(-1, 1)
 
 
-def train_transform(height: int, width: int) -> A.Compose:
-    """The recipe's augmentation, then what validation does: uint8 BGR (H, W, 3) → float32 (height, width, 3)."""
-    return A.Compose(
+def train_transform(
+    height: int, width: int, augmentation: str = "published", normalization: str = "standard"
+) -> A.Compose:
+    """Augmentation, then what validation does: uint8 BGR (H, W, 3) → float32 (height, width, 3).
+
+    augmentation: a key of AUGMENTATIONS.
+    """
+    return A.Compose([*AUGMENTATIONS[augmentation](), *_resize_and_normalise(height, width, normalization)])
+
+
+def val_transform(height: int, width: int, normalization: str = "standard") -> A.Compose:
+    """Resize and normalise: uint8 BGR (H, W, 3) → float32 (height, width, 3).
+
+    normalization: "standard" by the recipe's MEAN and STD; "image" by each image's own, over all its channels.
+    """
+    return A.Compose(_resize_and_normalise(height, width, normalization))
+
+
+def _turns() -> list[A.BasicTransform | A.BaseCompose]:
+    return [
+        A.RandomRotate90(p=0.5),
+        A.OneOf(
+            [
+                A.VerticalFlip(p=1),
+                A.HorizontalFlip(p=1),
+                A.Sequential([A.VerticalFlip(p=1), A.HorizontalFlip(p=1)], p=1),
+            ],
+            p=0.5,
+        ),
+    ]
+
+
+def _turns_and_colours() -> list[A.BasicTransform | A.BaseCompose]:
+    # the p of each is its weight here: the group always fires
+    colours = A.OneOf(
         [
-            A.RandomRotate90(p=0.5),
-            A.OneOf(
-                [
-                    A.VerticalFlip(p=1),
-                    A.HorizontalFlip(p=1),
-                    A.Sequential([A.VerticalFlip(p=1), A.HorizontalFlip(p=1)], p=1),
-                ],
-                p=0.5,
-            ),
-            # the p of each is its weight here: the group always fires
-            A.OneOf(
-                [
-                    A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20, p=0.5),
-                    A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0, p=0.5),
-                    A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.2, p=0.5),
-                ],
-                p=1,
-            ),
-            *_resize_and_normalise(height, width),
-        ]
+            A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20, p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0, p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.2, p=0.5),
+        ],
+        p=1,
     )
+    return [*_turns(), colours]
 
 
-def val_transform(height: int, width: int) -> A.Compose:
-    """Resize and normalise: uint8 BGR (H, W, 3) → float32 (height, width, 3)."""
-    return A.Compose(_resize_and_normalise(height, width))
+AUGMENTATIONS = {"published": _turns_and_colours, "turns": _turns}
 
 
-def _resize_and_normalise(height: int, width: int) -> list[A.BasicTransform]:
+def _resize_and_normalise(height: int, width: int, normalization: str) -> list[A.BasicTransform]:
     # BGR channels against RGB statistics: deliberate, published numbers and old checkpoints rest on it
-    return [A.Resize(height, width), A.Normalize(mean=MEAN, std=STD)]
+    return [A.Resize(height, width), A.Normalize(mean=MEAN, std=STD, normalization=normalization)]
 
 
 def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:

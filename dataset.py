@@ -146,8 +146,8 @@ def open_dataset(
 
     The images and masks that the check decodes stay in memory, if they need no more than `cache_mb` megabytes.
 
-    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed divide_twice inner_split`
-    count, and `skip_bad`, with which files that cannot be read are replaced in training and left out in validation.
+    settings: train.py's flags, or utils.settings_of; of them count those of utils.SETTINGS, `augmentation` and
+    `skip_bad`, with which files that cannot be read are replaced in training and left out in validation.
     Raises InputError with everything that is wrong with the files.
     """
     skip_bad = settings.get("skip_bad", False) is True
@@ -159,9 +159,12 @@ def open_dataset(
     decoded.close()
     shared = {**files, "seed": seed, "skip_bad": skip_bad, "decoded": decoded}
     shared["divide_twice"] = settings.get("divide_twice", True)
+    normalization = settings.get("normalization", "standard")
+    train_transform = augment.train_transform(*size, settings.get("augmentation", "published"), normalization)
+    val_transform = augment.val_transform(*size, normalization)
     return (
-        NucleiDataset(data_path, train_ids, augment.train_transform(*size), **shared, replace_bad=True),
-        NucleiDataset(data_path, val_ids, augment.val_transform(*size), **shared),
+        NucleiDataset(data_path, train_ids, train_transform, **shared, replace_bad=True),
+        NucleiDataset(data_path, val_ids, val_transform, **shared),
     )
 
 

@@ -141,7 +141,7 @@ def segment_files(
 ) -> tuple[Gallery, int]:
     """Segment the files of `--input`, `batch_size` at a time; returns the gallery and how many could not be read."""
     paths = find_images(args.input)
-    transform = augment.val_transform(*size)
+    transform = augment.val_transform(*size, settings["normalization"])
     pending, failed = [], 0
 
     def read(path: Path) -> tuple[np.ndarray, torch.Tensor]:
@@ -202,16 +202,16 @@ def open_checkpoint(args: Namespace, runtime: rt.Runtime) -> tuple[torch.nn.Modu
     settings = utils.settings_of(checkpoint, path)
     size = args.input_h or settings["input_h"], args.input_w or settings["input_w"]
     print(f"model: {path}, {checkpoint['epoch']} epochs trained; input {size[0]}×{size[1]}")
-    return engine.Padded(model), settings, size
+    return engine.for_any_size(model, args.tta), settings, size
 
 
 def open_export(args: Namespace) -> tuple[torch.nn.Module, dict, tuple[int, int]]:
-    """The same for `--onnx`: of the settings an export tells nothing, and so they are training's defaults."""
+    """The same for `--onnx`: where an export tells nothing of them, the settings are training's defaults."""
     from onnx_net import OnnxNet  # here: onnxruntime takes long to import
 
     model = OnnxNet(Path(args.onnx), args.input_h, args.input_w)
     print(f"model: {args.onnx}, by onnxruntime; input {model.size[0]}×{model.size[1]}")
-    settings = utils.SETTINGS | {"divide_twice": model.divide_twice}
+    settings = utils.preparation_from_text(model.recorded, Path(args.onnx))
     return engine.Padded(model) if model.any_size else model, settings, model.size
 
 

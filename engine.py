@@ -72,6 +72,28 @@ class Padded(nn.Module):
         return [head[:, :, :height, :width] for head in output]
 
 
+class TestTimeAugmented(nn.Module):
+    """A net whose logits (N, num_classes, H, W) are its last head's, averaged over an input's eight flips and turns."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.num_classes = model, model.num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = 0
+        for turns in range(4):
+            for flipped in (False, True):
+                turned = torch.rot90(x.flip(3) if flipped else x, turns, (2, 3))
+                logits = torch.rot90(last_head(self.model(turned)), -turns, (2, 3))
+                total = total + (logits.flip(3) if flipped else logits)
+        return total / 8
+
+
+def for_any_size(model: nn.Module, tta: bool = False) -> nn.Module:
+    """The net as it is evaluated and demonstrated: for inputs of any size, with `tta` as in TestTimeAugmented."""
+    return TestTimeAugmented(Padded(model)) if tta else Padded(model)
+
+
 def last_head(output: Tensor | list[Tensor]) -> Tensor:
     """The logits that count: with deep supervision the last head's."""
     return output if isinstance(output, Tensor) else output[-1]

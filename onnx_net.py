@@ -16,8 +16,7 @@ class OnnxNet(nn.Module):
     """The net of an ONNX file: images (N, 3, height, width) → logits (N, num_classes, height, width), on the CPU.
 
     Where the file has several outputs the last counts, as with deep supervision. Where its batch is fixed, other
-    batches are taken apart and filled up. `divide_twice` tells how images are to be prepared, see augment.to_input; in
-    files of older editions, which do not record it, as in the published recipe.
+    batches are taken apart and filled up. `recorded` is what the file tells besides, see utils.preparation_from_text.
 
     height, width: what is wanted; None: what the file fixes, else 96. Raises InputError where the file fixes another
     size, or is not a net that segments colour images.
@@ -52,7 +51,7 @@ class OnnxNet(nn.Module):
         self.size = fixed[0] or height or 96, fixed[1] or width or 96
         self.any_size = fixed == [None, None]
         self.input, self.output = inputs[0].name, self.session.get_outputs()[-1].name
-        self.divide_twice = self.session.get_modelmeta().custom_metadata_map.get("divide_twice") != "False"
+        self.recorded: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         # one run tells what the file may leave open, and that it can be run at all
         sides = [side + -side % STRIDE for side in self.size] if self.any_size else self.size
         try:

@@ -12,6 +12,7 @@ ARCHS = ("UNet", "NestedUNet")
 LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
 OPTIMIZERS = ("Adam", "AdamW", "SGD")
 SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
+AUGMENTATIONS = ("published", "turns")
 SIDE_MULTIPLE = 16  # archs.STRIDE
 DATASET = "dsb2018_96"
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
@@ -133,6 +134,12 @@ def _add_amp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", action="store_true", help="compute in half precision, on the CPU bfloat16")
 
 
+def _add_tta(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tta", action="store_true", help="average over each image's eight flips and turns, for eight times the work"
+    )
+
+
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust_checkpoint", action="store_true", help="run whatever Python objects a checkpoint holds"
@@ -180,6 +187,18 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         "--inner_split",
         action="store_true",
         help="validate on a fifth of the training images, for choosing among recipes",
+    )
+    data.add_argument(
+        "--augmentation",
+        default="published",
+        choices=AUGMENTATIONS,
+        help="flips and quarter turns, with the published shifts of colours or without",
+    )
+    data.add_argument(
+        "--normalization",
+        default="standard",
+        choices=("standard", "image"),
+        help="by the published mean and deviation, or by each image's own",
     )
     data.add_argument(
         "--divide_twice", default=True, type=_true_or_false, help="divide by 255 after normalising as well"
@@ -299,6 +318,7 @@ def parse_val(argv: list[str] | None = None) -> argparse.Namespace:
     _add_workers(parser)
     _add_device(parser)
     _add_amp(parser)
+    _add_tta(parser)
     _add_trust(parser)
     return parser.parse_args(argv)
 
@@ -321,6 +341,7 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
     _add_workers(parser)
     _add_device(parser)
     _add_amp(parser)
+    _add_tta(parser)
     _add_trust(parser)
     args = parser.parse_args(argv)
     if args.threshold >= 1:
@@ -331,6 +352,8 @@ def parse_demo(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--onnx lacks its value: name an ONNX file, or leave the flag out")
     if args.onnx and (args.resume is not None or args.name is not None):
         parser.error("--onnx takes the net from that file; leave out --resume and --name, or leave out --onnx")
+    if args.onnx and args.tta:
+        parser.error("--tta turns images, which an export may not take; leave it out, or leave out --onnx")
     if args.onnx and args.amp:
         parser.error("--onnx computes in the precision of the export; leave out --amp")
     if args.onnx and args.device not in ("auto", "cpu"):

@@ -70,12 +70,12 @@ def main(args: Namespace) -> None:
     description = archs.describe(checkpoint["state_dict"])
     print(f"model: {path}, {', '.join(f'{key} {value}' for key, value in description.items())}")
 
-    divide_twice = utils.settings_of(checkpoint, path)["divide_twice"]
+    settings = utils.settings_of(checkpoint, path)
 
     def example(batch: int, height: int, width: int) -> torch.Tensor:
         # what the net sees of an image: normalised, and mostly divided by 255
         return torch.randn(batch, model.input_channels, height, width, generator=generator) / (
-            255 if divide_twice else 1
+            255 if settings["divide_twice"] else 1
         )
 
     generator = torch.Generator().manual_seed(0)
@@ -91,7 +91,7 @@ def main(args: Namespace) -> None:
             raise InputError(f"--opset {args.opset}: torch cannot export to it ({reason})") from error
         graph = onnx.load(partial)
         # which the file's user has to know
-        onnx.helper.set_model_props(graph, {"divide_twice": str(divide_twice)})
+        onnx.helper.set_model_props(graph, utils.preparation_to_text(settings))
         onnx.save(graph, partial)
         onnx.checker.check_model(graph, full_check=True)
         difference = largest_difference(model, partial, examples)

@@ -26,7 +26,7 @@ from runtime import Runtime
 # flags that say what a run is; those on the right count only where another flag has the value beside them
 MEANING = ("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed")
 MEANING += ("loss", "optimizer", "lr", "weight_decay", "scheduler", "sync_bn")
-MEANING += ("divide_twice", "inner_split", "ema")
+MEANING += ("augmentation", "normalization", "divide_twice", "inner_split", "ema")
 MEANING_WITH = {
     ("optimizer", "SGD"): ("momentum", "nesterov"),
     ("scheduler", "CosineAnnealingLR"): ("epochs", "min_lr"),
@@ -34,7 +34,9 @@ MEANING_WITH = {
     ("scheduler", "MultiStepLR"): ("milestones", "gamma"),
     ("scheduler", "OneCycleLR"): ("epochs", "min_lr", "warmup"),
 }
-SILENT = {"divide_twice": True, "inner_split": False, "ema": 0.0}  # what checkpoints without these flags are of
+# what checkpoints without these flags are of
+SILENT = {"augmentation": "published", "normalization": "standard", "divide_twice": True}
+SILENT |= {"inner_split": False, "ema": 0.0}
 ORDER = ("batch_size", "seed", "train_images", "images")  # what an epoch's order of images hangs on
 PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 MISFITS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)

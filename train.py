@@ -195,7 +195,8 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
 def evaluate(args: Namespace, runtime: rt.Runtime) -> None:
     """Score the checkpoint of `--resume`, its images prepared as it was trained with."""
     model, checkpoint = engine.load_model(args.resume, runtime, trust=args.trust_checkpoint)
-    args.divide_twice = utils.settings_of(checkpoint, Path(args.resume))["divide_twice"]
+    settings = utils.settings_of(checkpoint, Path(args.resume))
+    vars(args).update((flag, settings[flag]) for flag in utils.PREPARATION)
     _, val_loader = build_loaders(args, runtime)
     see_that_all_agree(args, runtime, val_loader.dataset.ids)
     if model.num_classes != args.num_classes:

@@ -127,9 +127,11 @@ SETTINGS = {
     "batch_size": 16,
     "loss": "LovaszHingeLoss",
     "seed": 5,
+    "normalization": "standard",
     "divide_twice": True,
     "inner_split": False,
 }
+PREPARATION = ("normalization", "divide_twice")  # of them: what becomes of an image before a net sees it
 # which of their values are taken from a file that somebody else may have made
 SANE: dict[str, Callable[[object], bool]] = {
     "dataset": names.is_plain,
@@ -140,6 +142,7 @@ SANE: dict[str, Callable[[object], bool]] = {
     "batch_size": range(1, 2**16 + 1).__contains__,
     "loss": str.isidentifier,
     "seed": range(2**64).__contains__,
+    "normalization": ("standard", "image").__contains__,
     "divide_twice": (True, False).__contains__,
     "inner_split": (True, False).__contains__,
 }
@@ -163,6 +166,25 @@ def settings_of(checkpoint: dict, path: Path) -> dict:
     recorded = settings.get("data_path", "")
     if not isinstance(recorded, str) or recorded != names.shown(recorded, LONGEST_PATH):
         raise InputError(f"{where}: data_path cannot be {_in_short(recorded)}; it names a folder")
+    return settings
+
+
+def preparation_to_text(settings: dict) -> dict[str, str]:
+    """What an export records of `settings_of`: how images are prepared for its net."""
+    return {flag: str(settings[flag]) for flag in PREPARATION}
+
+
+def preparation_from_text(recorded: dict[str, str], path: Path) -> dict:
+    """SETTINGS, with the preparation that an export records in place of the published one.
+
+    Raises InputError naming the file where it records one that there is not.
+    """
+    settings = dict(SETTINGS)
+    for flag in recorded.keys() & PREPARATION:
+        value = {"True": True, "False": False}.get(recorded[flag], recorded[flag])
+        if type(value) is not type(SETTINGS[flag]) or not SANE[flag](value):
+            raise InputError(f"{path}: records {flag} as {_in_short(recorded[flag])}, which is not known here")
+        settings[flag] = value
     return settings
 
 

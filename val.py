@@ -83,6 +83,7 @@ def main(args: Namespace) -> None:
     model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
     settings = utils.settings_of(checkpoint, path)
     print(f"model: {path}, {checkpoint['epoch']} epochs trained")
+    model = engine.for_any_size(model, args.tta)
     data_path = utils.find_data(args.data_path, settings)
     _, data = dataset.open_dataset(data_path, model.num_classes, settings)
     print(f"data: {data_path}, {len(data)} images to validate")
@@ -92,7 +93,7 @@ def main(args: Namespace) -> None:
     folder = utils.run_folder(args.name, args.output)
     with background.Pool() as pool:
         scores = Scores(folder, pool)
-        result = engine.evaluate(engine.Padded(model), loader, criterion, runtime, scores)
+        result = engine.evaluate(model, loader, criterion, runtime, scores)
     with files.replacing(folder / "metrics.csv") as partial:
         scores.images().to_csv(partial, index=False)
     table = scores.table()

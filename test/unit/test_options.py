@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import archs
+import augment
 import losses
 import options
 import runtime
@@ -66,6 +67,8 @@ VALUES = [
     ("--bin_mode", 0, "1", 1),
     ("--precision_mode", "allow_mix_precision", "must_keep_origin_dtype", "must_keep_origin_dtype"),
     ("--seed", 5, "6", 6),
+    ("--augmentation", "published", "turns", "turns"),
+    ("--normalization", "standard", "image", "image"),
     ("--divide_twice", True, "False", False),
     ("--ema", 0.0, "0.99", 0.99),
     ("--warmup", 0.1, "0.3", 0.3),
@@ -85,6 +88,7 @@ def test_the_names_are_those_of_the_tables() -> None:
     assert tuple(train.SCHEDULERS) == options.SCHEDULERS
     older = {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
     assert set(options.SCHEDULERS) == older | {"OneCycleLR"}
+    assert tuple(augment.AUGMENTATIONS) == options.AUGMENTATIONS
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
     assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 
@@ -239,6 +243,8 @@ def refusal(capsys: pytest.CaptureFixture, parse, argv: list[str]) -> str:
         ("--device", "tpu"),
         ("--opt_level", "O4"),
         ("--profiling", "True"),
+        ("--augmentation", "none"),
+        ("--normalization", "min_max"),
         ("--precision_mode", "fp16"),
         ("--bin_mode", "2"),
         ("--input_channels", "4"),
@@ -284,6 +290,7 @@ def test_a_side_that_does_not_fit_gets_its_neighbours(
         ("demo.py", "--onnx x.onnx --resume y", "--onnx"),
         ("demo.py", "--onnx x.onnx --name dsb2018_96_UNet_woDS", "--onnx"),
         ("demo.py", "--onnx x.onnx --device gpu", "--onnx"),
+        ("demo.py", "--onnx x.onnx --tta", "--tta"),
         ("demo.py", "--onnx=", "--onnx"),
         ("train.py", "--scheduler OneCycleLR --min_lr 0", "--min_lr"),
         ("pthtar2onnx.py", "--input_w 100", "--input_w"),

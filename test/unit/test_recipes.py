@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +21,9 @@ import options
 import pthtar2onnx
 import runtime as rt
 import train
+import utils
 import val
+from errors import InputError
 
 CPU = rt.init("cpu")
 
@@ -119,28 +122,55 @@ def test_the_average_is_what_is_kept_and_the_weights_lie_beside_it(home):
     assert not torch.equal(kept["state_dict"]["final.weight"], plain["state_dict"]["final.weight"])
 
 
-def by_hand(state: dict, img_id: str, divide_twice: bool, height: int = 16) -> np.ndarray:
-    """The probabilities of a net for an image, all of its preparation written out."""
-    model = archs.from_state_dict(state).eval()
-    image = cv2.resize(cv2.imread(f"inputs/discs/images/{img_id}.png"), (height, height)).astype(np.float64) / 255
-    image = (image - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
-    image = image / 255 if divide_twice else image
+def read_by_hand(img_id: str, preparation: str, side: int = 16) -> np.ndarray:
+    """An image as a net sees it, (3, side, side), all of its preparation written out."""
+    image = cv2.resize(cv2.imread(f"inputs/discs/images/{img_id}.png"), (side, side)).astype(np.float64)
+    if preparation == "by image":
+        image = (image - image.mean()) / image.std()
+    else:
+        image = (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    return (image / 255 if preparation == "published" else image).transpose(2, 0, 1)
+
+
+def logits_by_hand(state: dict, image: np.ndarray) -> np.ndarray:
+    """A net's logits for an image as `read_by_hand` gives it."""
     with torch.inference_mode():
-        logits = model(torch.from_numpy(image.transpose(2, 0, 1)[None]).float())
-    return torch.sigmoid(logits)[0, 0].numpy()
+        return archs.from_state_dict(state).eval()(torch.from_numpy(image[None].copy()).float())[0, 0].numpy()
 
 
-@pytest.mark.parametrize("divide_twice", [True, False])
-def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, divide_twice):
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
+def save_a_net(preparation: str) -> dict:
+    """Save as the run `run`'s best a net that makes something of its input; returns its weights."""
     state = random_net().state_dict()
     state["final.weight"] *= 400  # for probabilities of all kinds
-    (home / "models" / "run").mkdir(parents=True)
-    config = vars(options.parse_train(["inputs/discs", *TINY, "--divide_twice", str(divide_twice)]))
+    state["final.bias"] -= float(np.median(logits_by_hand(state, read_by_hand(VAL_IDS[0], preparation))))
+    Path("models/run").mkdir(parents=True)
+    config = vars(options.parse_train(["inputs/discs", *TINY, *PREPARATIONS[preparation]]))
     torch.save({"state_dict": state, "epoch": 1, "config": config}, "models/run/model_best.pth.tar")
-    _, ids = dataset.split_ids([f"disc{k:02d}" for k in range(15)])
-    probability = {img_id: by_hand(state, img_id, divide_twice) for img_id in ids}
-    other = {img_id: by_hand(state, img_id, not divide_twice) for img_id in ids}
-    assert max(abs(probability[img_id] - other[img_id]).max() for img_id in ids) > 0.1, "it makes a difference"
+    return state
+
+
+VAL_IDS = dataset.split_ids([f"disc{k:02d}" for k in range(15)])[1]
+PREPARATIONS = {
+    "published": [],
+    "divided once": ["--divide_twice", "False"],
+    "by image": ["--divide_twice", "False", "--normalization", "image"],
+}
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, preparation):
+    state, ids = save_a_net(preparation), VAL_IDS
+    found = {
+        kind: {img_id: sigmoid(logits_by_hand(state, read_by_hand(img_id, kind))) for img_id in ids}
+        for kind in PREPARATIONS
+    }
+    probability = found.pop(preparation)
+    for other in found.values():
+        assert max(abs(probability[img_id] - other[img_id]).max() for img_id in ids) > 0.1, "it makes a difference"
 
     run = ["--name", "run", "--num_workers", "0"]
     val.main(options.parse_val(run))
@@ -167,6 +197,32 @@ def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, di
     assert float(re.search(r"^IoU: (\S+)$", shown, re.MULTILINE)[1]) == pytest.approx(iou, abs=1e-3)
     logged = re.findall(r"\[AVG-IOU\] \* Iou (\S+)$", shown, re.MULTILINE)
     assert len(set(logged)) == 1 and len(logged) == 3, "val.py, train.py --evaluate and demo.py say the same"
+
+
+def test_test_time_augmentation_is_the_mean_over_eight(home):
+    state = save_a_net("published")
+    run = ["--name", "run", "--num_workers", "0", "--tta"]
+    val.main(options.parse_val(run))
+    demo.main(options.parse_demo([*run, "--output", "split"]))
+    for img_id in VAL_IDS:
+        image, logits = read_by_hand(img_id, "published"), []
+        for turns in range(4):
+            for axes in ((), (1,)):
+                turned = np.flip(np.rot90(image, turns, (1, 2)), [axis + 1 for axis in axes])
+                logits.append(np.rot90(np.flip(logits_by_hand(state, turned), axes), -turns))
+        expected, plain = sigmoid(np.mean(logits, 0)), sigmoid(logits[0])
+        assert abs(expected - plain).mean() > 0.04, "it makes a difference"
+        for folder in ("outputs/run", "split"):
+            found = cv2.imread(f"{folder}/0/{img_id}.jpg", cv2.IMREAD_UNCHANGED) / 255
+            assert abs(found - expected).mean() < 0.02, (folder, img_id)  # as JPEG has it
+
+
+def test_an_export_of_an_unknown_preparation_is_refused():
+    with pytest.raises(InputError, match=r"net\.onnx: records normalization as 'clahe'"):
+        utils.preparation_from_text({"normalization": "clahe", "divide_twice": "False"}, "net.onnx")
+    with pytest.raises(InputError, match=r"net\.onnx: records divide_twice as '3'"):
+        utils.preparation_from_text({"divide_twice": "3", "author": "somebody"}, "net.onnx")
+    assert utils.preparation_from_text({"author": "somebody"}, "net.onnx") == utils.SETTINGS
 
 
 def test_an_inner_run_is_evaluated_on_its_inner_images(home, capsys):

@@ -179,6 +179,10 @@ def recorded(**changed) -> dict:
             {"config": {"divide_twice": False, "ema": 0.5}},
             ["--ema 0.5 there and 0.0 here", "--divide_twice False there"],
         ),
+        (
+            {"config": {"augmentation": "turns", "normalization": "image"}},
+            ["--augmentation 'turns' there", "--normalization 'image' there"],
+        ),
     ],
 )
 def test_what_makes_it_another_run(there, words, capsys):
