@@ -13,6 +13,17 @@ LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
 OPTIMIZERS = ("Adam", "AdamW", "SGD")
 SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
 AUGMENTATIONS = ("published", "turns")
+# what each puts in place of the defaults of train.py's flags; "faithful" is the published one
+RECIPES = {
+    "faithful": {},
+    "fast": {
+        "epochs": 10,
+        "augmentation": "turns",
+        "normalization": "image",
+        "divide_twice": False,
+        "ema": 0.99,
+    },
+}
 SIDE_MULTIPLE = 16  # archs.STRIDE
 DATASET = "dsb2018_96"
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
@@ -161,6 +172,7 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("data_path", nargs="?", help="folder with images/ and masks/ (default: inputs/<dataset>)")
     run = parser.add_argument_group("run")
     run.add_argument("--name", help="folder under models/ (default: <dataset>_<arch>_wDS or _woDS)")
+    run.add_argument("--recipe", default="faithful", choices=RECIPES, help="other defaults for what follows")
     run.add_argument("--epochs", default=100, type=_whole(1), help="how often to go through the training images")
     run.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images a step, over all ranks")
     run.add_argument("--seed", default=5, type=_whole(0), help="for weights, order and augmentation")
@@ -275,6 +287,7 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     trace.add_argument("--profiling", default="False", choices=("CANN", "GE", "False"), help="trace some steps")
     trace.add_argument("--start_step", default=0, type=_whole(0), help="first step traced")
     trace.add_argument("--stop_step", default=20, type=_whole(0), help="step before which tracing stops")
+    parser.set_defaults(**RECIPES[parser.parse_known_args(argv)[0].recipe])
     args = parser.parse_args(argv)
     if args.amp and args.precision_mode == "must_keep_origin_dtype":
         parser.error("--amp and --precision_mode must_keep_origin_dtype, which is without it: give one of them")
@@ -296,14 +309,17 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--nesterov True needs a --momentum above 0")
     if args.batch_size * args.input_h * args.input_w <= SIDE_MULTIPLE**2:
         parser.error("--batch_size 1 with a 16×16 input leaves BatchNorm a single value; raise one of them")
-    args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision)
+    args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision, args.recipe)
     args.data_path = args.data_path or f"inputs/{args.dataset}"
     return args
 
 
-def default_name(dataset: str = DATASET, arch: str = "UNet", deep_supervision: bool = False) -> str:
-    """The run's folder under models/ where `--name` is not given."""
-    return f"{dataset}_{arch}_{'wDS' if deep_supervision else 'woDS'}"
+def default_name(
+    dataset: str = DATASET, arch: str = "UNet", deep_supervision: bool = False, recipe: str = "faithful"
+) -> str:
+    """The run's folder under models/ where `--name` is not given: another one for each recipe."""
+    ending = "" if recipe == "faithful" else f"_{recipe}"
+    return f"{dataset}_{arch}_{'wDS' if deep_supervision else 'woDS'}{ending}"
 
 
 def parse_val(argv: list[str] | None = None) -> argparse.Namespace:

@@ -26,6 +26,7 @@ PARSERS = {
 # train.py's flags with a value: flag, default, another value as typed, and as parsed
 VALUES = [
     ("--name", "dsb2018_96_UNet_woDS", "my-run", "my-run"),
+    ("--recipe", "faithful", "fast", "fast"),
     ("--epochs", 100, "7", 7),
     ("--batch_size", 16, "128", 128),
     ("--arch", "UNet", "NestedUNet", "NestedUNet"),

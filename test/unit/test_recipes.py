@@ -3,7 +3,9 @@
 import math
 import re
 from pathlib import Path
+from random import Random
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import archs
 import averaging
 import dataset
 import demo
+import losses
 import options
 import pthtar2onnx
 import runtime as rt
@@ -34,6 +37,30 @@ def train_here(*flags: str) -> dict:
     """Train on inputs/discs, a run called `run`, and return its checkpoint."""
     train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "2", "--name", "run", *flags]))
     return torch.load("models/run/checkpoint.pth.tar", weights_only=True)
+
+
+# --- flags -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_gives_defaults_and_flags_win():
+    faithful, fast = options.parse_train([]), options.parse_train(["--recipe", "fast"])
+    differing = {flag: value for flag, value in vars(fast).items() if value != getattr(faithful, flag)}
+    name = {"recipe": "fast", "name": "dsb2018_96_UNet_woDS_fast"}
+    assert differing == options.RECIPES["fast"] | name
+    mine = options.parse_train(["--ema", "0", "--recipe=fast", "--lr", "0.5", "--epochs=60"])
+    assert (mine.ema, mine.lr, mine.epochs, mine.augmentation) == (0, 0.5, 60, "turns")
+
+
+def test_the_faithful_recipe_is_the_default():
+    """Its whole of flags as the published launchers had them, none of the other recipes' among them."""
+    args = vars(options.parse_train([]))
+    expected = {
+        **{"recipe": "faithful", "epochs": 100, "batch_size": 16, "arch": "UNet", "loss": "LovaszHingeLoss"},
+        **{"optimizer": "Adam", "lr": 1e-3, "weight_decay": 1e-4, "scheduler": "CosineAnnealingLR", "min_lr": 1e-5},
+        **{"augmentation": "published", "normalization": "standard", "divide_twice": True, "ema": 0},
+        **{"inner_split": False, "input_h": 96, "input_w": 96, "name": "dsb2018_96_UNet_woDS"},
+    }
+    assert {flag: args[flag] for flag in expected} == expected
 
 
 # --- ingredients -----------------------------------------------------------------------------------------------------
@@ -108,6 +135,48 @@ def test_inner_split_leaves_the_validation_images_alone():
     assert (len(inner_train), len(inner_val)) == (424, 107)
     assert sorted(inner_train + inner_val) == sorted(outer_train) and not set(inner_val) & set(outer_val)
     assert inner_val == train_test_split(sorted(outer_train), test_size=0.2, random_state=41)[1]
+
+
+def published_augmentation(side: int) -> A.Compose:
+    flips = [A.VerticalFlip(p=1), A.HorizontalFlip(p=1)]
+    shifts = [
+        A.HueSaturationValue(20, 30, 20, p=0.5),
+        A.RandomBrightnessContrast(0.2, 0, p=0.5),
+        A.RandomBrightnessContrast(0, 0.2, p=0.5),
+    ]
+    turns = [A.RandomRotate90(p=0.5), A.OneOf([*flips, A.Sequential(flips, p=1)], p=0.5)]
+    normalise = A.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return A.Compose([*turns, A.OneOf(shifts, p=1), A.Resize(side, side), normalise])
+
+
+def test_the_default_is_the_published_recipe_bit_for_bit(home):
+    """Two epochs of three steps, written out with the libraries' own parts."""
+    trained = train_here()["state_dict"]
+
+    torch.manual_seed(5)
+    net = archs.UNet(1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2, eta_min=1e-5)
+    ids = train_test_split([f"disc{k:02d}" for k in range(15)], test_size=0.2, random_state=41)[0]
+    compose = published_augmentation(16)
+    for epoch in range(2):
+        order = np.random.default_rng((5, epoch)).permutation(12).reshape(3, 4)
+        for batch in order:
+            images, masks = [], []
+            for index in batch.tolist():
+                draws = np.random.default_rng((5, epoch, index))
+                compose.set_random_state(draws, Random(int(draws.integers(2**63))))
+                image = cv2.imread(f"inputs/discs/images/{ids[index]}.png")
+                found = compose(image=image, mask=cv2.imread(f"inputs/discs/masks/0/{ids[index]}.png", 0))
+                images.append(torch.from_numpy(found["image"].transpose(2, 0, 1) / np.float32(255)))
+                masks.append(torch.from_numpy(found["mask"][None] / np.float32(255)))
+            loss = losses.LovaszHingeLoss()(net.train()(torch.stack(images)), torch.stack(masks))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    differing = [name for name, value in net.state_dict().items() if not torch.equal(value, trained[name])]
+    assert differing == [], "the rest is the same bit for bit"
 
 
 # --- what a checkpoint records ---------------------------------------------------------------------------------------
