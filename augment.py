@@ -61,7 +61,13 @@ def _turns_and_colours() -> list[A.BasicTransform | A.BaseCompose]:
     return [*_turns(), colours]
 
 
-AUGMENTATIONS = {"published": _turns_and_colours, "turns": _turns}
+def _turns_and_warps() -> list[A.BasicTransform | A.BaseCompose]:
+    edges = {"border_mode": cv2.BORDER_REFLECT_101}
+    affine = A.Affine(scale=(0.8, 1.25), rotate=(-45, 45), translate_percent=(-0.06, 0.06), p=0.5, **edges)
+    return [*_turns(), affine, A.ElasticTransform(alpha=30, sigma=5, p=0.3, **edges)]
+
+
+AUGMENTATIONS = {"published": _turns_and_colours, "turns": _turns, "warps": _turns_and_warps}
 
 
 def _resize_and_normalise(height: int, width: int, normalization: str) -> list[A.BasicTransform]:

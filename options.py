@@ -12,7 +12,7 @@ ARCHS = ("UNet", "NestedUNet")
 LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
 OPTIMIZERS = ("Adam", "AdamW", "SGD")
 SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
-AUGMENTATIONS = ("published", "turns")
+AUGMENTATIONS = ("published", "turns", "warps")
 # what each puts in place of the defaults of train.py's flags; "faithful" is the published one
 RECIPES = {
     "faithful": {},
@@ -204,7 +204,7 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         "--augmentation",
         default="published",
         choices=AUGMENTATIONS,
-        help="flips and quarter turns, with the published shifts of colours or without",
+        help="flips and quarter turns: with shifts of colours, alone, with affine and elastic warps",
     )
     data.add_argument(
         "--normalization",

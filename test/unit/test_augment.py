@@ -57,6 +57,8 @@ def pair(kind: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
 def test_the_recipe_bit_for_bit(kind: str, classes: int) -> None:
     image, mask = pair(kind, classes)
     assert differences(train_transform(*SIZE), image, mask, range(300)) == []
+    for augmentation in ("turns", "warps"):
+        assert differences(train_transform(*SIZE, augmentation, "image"), image, mask, range(30)) == []
     assert differences(val_transform(*SIZE), image, mask, range(3)) == []
 
 

@@ -1,0 +1,137 @@
+"""What the errors of an evaluated model consist of: python val.py --name NAME && python test/accuracy_errors.py NAME
+
+Reads the masks that val.py wrote and the prepared data, of one class, and prints where the wrong pixels lie: in which
+kind of image, and whether along the outlines of nuclei that were found, or in nuclei missed, invented or merged. To
+each kind of error it tells the batch IoU that would be reached without it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import startup
+
+startup.prepare_opencv()
+
+import cv2
+import numpy as np
+import pandas as pd
+
+import checkpoints
+import files
+import metrics
+import utils
+from errors import InputError, one_sentence
+
+NEIGHBOURS = np.ones((3, 3), np.uint8)
+FOUND = 0.25  # share of a nucleus's pixels that must be right for it to count as found
+
+
+def modality(image: np.ndarray) -> str:
+    """The kind of microscopy that an image, uint8 BGR (H, W, 3), is of, told by its colours and its ground."""
+    saturation = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)[..., 1].mean()
+    if saturation > 25:
+        return "stained, in colour"
+    return "bright field, grey" if np.median(image) > 128 else "fluorescence"
+
+
+def kinds_of_error(predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
+    """Every wrong pixel of a mask (H, W) under one kind: boolean (H, W) each.
+
+    missed, invented: in a connected region of the truth, of the prediction, that the other one hardly has. merged: by
+    mistake between two true regions at most four pixels apart. outline: of the others, those next to the truth's
+    outline, outside or inside. deeper: the rest.
+    """
+    kinds = {
+        "missed": _unmatched(true, predicted) & ~predicted,
+        "invented": _unmatched(predicted, true) & ~true,
+        "merged": _between(true) & predicted & ~_unmatched(predicted, true),
+    }
+    left = (predicted ^ true) & ~np.logical_or.reduce(list(kinds.values()))
+    inner = cv2.erode(true.astype(np.uint8), NEIGHBOURS, borderValue=1).astype(bool)
+    outer = cv2.dilate(true.astype(np.uint8), NEIGHBOURS).astype(bool)
+    kinds["outline, too much"] = left & outer & ~true
+    kinds["outline, too little"] = left & true & ~inner
+    kinds["deeper"] = left & ~np.logical_or.reduce(list(kinds.values()))
+    return kinds
+
+
+def _unmatched(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The connected regions of a mask of which the other has less than FOUND."""
+    labels = metrics.label_instances(mask)
+    share = np.bincount(labels[other], minlength=labels.max() + 1) / np.bincount(labels.ravel())
+    unmatched = share < FOUND
+    unmatched[0] = False
+    return unmatched[labels]
+
+
+def _between(true: np.ndarray) -> np.ndarray:
+    """The pixels outside all connected regions of a mask that have two of them within two pixels."""
+    labels = metrics.label_instances(true)
+    highest = cv2.dilate(labels.astype(np.float32), NEIGHBOURS, iterations=2)
+    lowest = cv2.erode(np.where(true, labels, np.inf).astype(np.float32), NEIGHBOURS, iterations=2)
+    return ~true & np.isfinite(lowest) & (highest > lowest)
+
+
+def batch_iou(predicted: np.ndarray, true: np.ndarray, batch_size: int) -> float:
+    """The mean over batches, weighted by their sizes, of IoU over a whole batch, for masks (N, H, W)."""
+    starts = range(0, len(true), batch_size)
+    found = [(predicted[k : k + batch_size], true[k : k + batch_size]) for k in starts]
+    return float(
+        np.average([(p & t).sum() / max(1, (p | t).sum()) for p, t in found], weights=[len(t) for _, t in found])
+    )
+
+
+def read(name: str, data_path: str | None) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, int]:
+    """What val.py found of a run, in the order of its images: a row for each, its masks, the truth, the batch size."""
+    model = utils.find_model(name)
+    settings = utils.settings_of(checkpoints.load(model), model)
+    data, folder = utils.find_data(data_path, settings), Path("outputs") / name
+    if not (folder / "metrics.csv").exists():
+        raise InputError(f"{folder}: no metrics.csv there; run python val.py --name {name} first")
+    images = pd.read_csv(folder / "metrics.csv", dtype={"id": str})
+    if images["class"].nunique() != 1:
+        raise InputError(f"{folder}: the masks are of several classes, and this looks at one")
+    size = settings["input_w"], settings["input_h"]
+    predicted = [files.read_mask(folder / "0" / f"{name}_mask.png") > 127 for name in images["id"]]
+    true = [files.read_mask(data / "masks" / "0" / f"{name}{settings['mask_ext']}") for name in images["id"]]
+    true = [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 127 for mask in true]
+    images["kind"] = [
+        modality(files.read_image(data / "images" / f"{name}{settings['img_ext']}")) for name in images["id"]
+    ]
+    return images, np.array(predicted), np.array(true), settings["batch_size"]
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the tables."""
+    images, predicted, true, batch_size = read(args.name, args.data_path)
+    each = [kinds_of_error(p, t) for p, t in zip(predicted, true)]
+    wrong = (predicted ^ true).sum((1, 2))
+    rows = []
+    for kind, group in images.groupby("kind"):
+        own = group.index
+        pooled = (predicted[own] & true[own]).sum() / (predicted[own] | true[own]).sum()
+        rows.append(
+            [kind, len(own), group["iou"].mean(), group["iou"].median(), pooled, wrong[own].sum() / wrong.sum()]
+        )
+    table = pd.DataFrame(rows, columns=["images of", "number", "mean IoU", "median IoU", "pooled IoU", "of all errors"])
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    reached = batch_iou(predicted, true, batch_size)
+    print(f"\nbatch IoU {reached:.4f}; without one kind of error:")
+    rows = []
+    for kind in each[0]:
+        mended = np.array([kinds[kind] for kinds in each])
+        rows.append([kind, mended.sum() / wrong.sum(), batch_iou(predicted ^ mended, true, batch_size)])
+    table = pd.DataFrame(rows, columns=["error", "of all errors", "batch IoU without"])
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a run that val.py has evaluated")
+    parser.add_argument("--data_path", help="prepared data (default: as in training)")
+    with one_sentence():
+        main(parser.parse_args())

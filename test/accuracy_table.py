@@ -1,0 +1,74 @@
+"""README's accuracy table and plot, from the logs of the runs: python test/accuracy_table.py NAME… [--plot FILE]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import matplotlib
+import pandas as pd
+
+import checkpoints
+import files
+import utils
+from errors import InputError, one_sentence
+
+PUBLISHED = {"published, 8 GPUs": 0.8391, "published, 8 NPUs": 0.8331}  # at the end of 100 epochs
+
+
+def read(name: str) -> tuple[pd.DataFrame, dict]:
+    """A run's log.csv and its latest checkpoint."""
+    folder = utils.run_folder(name)
+    if not (folder / "log.csv").exists():
+        raise InputError(f"{folder}: no log.csv there; run its line of test/accuracy.sh first")
+    return pd.read_csv(folder / "log.csv"), checkpoints.load(folder / checkpoints.LATEST)
+
+
+def row(name: str, log: pd.DataFrame, checkpoint: dict) -> list:
+    """What the table tells of a run; its minutes are those of the training steps, validation left out."""
+    settings, images = checkpoint["config"], checkpoint["data"]["train_images"]
+    used = images // settings["batch_size"] * settings["batch_size"]
+    best = log["val_iou"].idxmax()
+    minutes = (used / log["images_per_s"]).sum() / 60
+    ious = [f"{100 * log['val_iou'][at]:.2f}" for at in (len(log) - 1, best)]
+    return [name, settings["seed"], len(log), ious[0], f"{ious[1]} ({best + 1})", f"{minutes:.1f}"]
+
+
+def plot(logs: dict[str, pd.DataFrame], path: Path) -> None:
+    """Draw the runs' validation IoU over their epochs, beside the published figures, to a PNG."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, log in logs.items():
+        axis.plot(log["epoch"] + 1, log["val_iou"], label=name, linewidth=1.2)
+    for (label, value), style in zip(PUBLISHED.items(), ("--", ":")):
+        axis.axhline(value, color="grey", linestyle=style, linewidth=1, label=label)
+    axis.set(xlabel="epoch", ylabel="validation IoU", xscale="log", ylim=(0.6, 0.88))
+    ticks = [1, 2, 5, 10, 20, 50, 100]
+    axis.set_xticks(ticks, ticks)
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    with files.replacing(path) as partial:
+        figure.savefig(partial, dpi=100)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the table as Markdown, and draw the plot where one is asked for."""
+    runs = {name: read(name) for name in args.names}
+    columns = ["run", "seed", "epochs", "last IoU", "best IoU (epoch)", "minutes"]
+    lines = [columns, ["---"] * len(columns), *(row(name, *run) for name, run in runs.items())]
+    print("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+    if args.plot:
+        plot({name: log for name, (log, _) in runs.items()}, args.plot)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a run under models/")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG to draw its curves to")
+    with one_sentence():
+        main(parser.parse_args())

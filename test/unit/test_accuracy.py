@@ -1,0 +1,135 @@
+"""The tools behind README's accuracy section: errors taken apart, the table, the plot, the runs' command lines."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import accuracy_errors
+import accuracy_table
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+import metrics
+import options
+import train
+import val
+from errors import InputError
+
+
+def mask(*boxes: tuple[int, int, int, int]) -> np.ndarray:
+    """A mask 32 × 64 of boxes (top, bottom, left, right), as slices have them."""
+    found = np.zeros((32, 64), bool)
+    for top, bottom, left, right in boxes:
+        found[top:bottom, left:right] = True
+    return found
+
+
+TWO = (4, 12, 4, 12), (4, 12, 14, 22)  # two nuclei, two pixels apart
+
+
+@pytest.mark.parametrize(
+    "predicted, true, expected",
+    [
+        (mask(*TWO), mask(*TWO), {}),
+        (mask(TWO[0]), mask(*TWO), {"missed": 64}),
+        (mask(TWO[0], (4, 6, 14, 22)), mask(*TWO), {"outline, too little": 6 * 2 + 6, "deeper": 48 - 18}),
+        (mask(TWO[0]), mask(TWO[0], (20, 30, 40, 50)), {"missed": 100}),
+        (mask(TWO[0], (20, 30, 40, 50)), mask(TWO[0]), {"invented": 100}),
+        (mask((4, 12, 4, 22)), mask(*TWO), {"merged": 16}),
+        (mask((3, 13, 3, 13)), mask(TWO[0]), {"outline, too much": 36}),
+        (mask((5, 11, 5, 11)), mask(TWO[0]), {"outline, too little": 28}),
+        (mask((4, 12, 4, 16)), mask(TWO[0]), {"outline, too much": 8, "deeper": 24}),
+        (mask((0, 8, 0, 8)), mask((0, 9, 0, 8)), {"outline, too little": 8}),
+        (mask(), mask(), {}),
+        (mask(), mask(TWO[0]), {"missed": 64}),
+    ],
+    ids=[
+        *[
+            "right",
+            "missed",
+            "a quarter",
+            "one of two",
+            "invented",
+            "merged",
+            "too large",
+            "too small",
+            "far too large",
+        ],
+        *["at the border", "empty", "nothing found"],
+    ],
+)
+def test_kinds_of_error(predicted, true, expected) -> None:
+    found = {kind: int(where.sum()) for kind, where in accuracy_errors.kinds_of_error(predicted, true).items()}
+    assert {kind: count for kind, count in found.items() if count} == expected
+
+
+def test_every_wrong_pixel_is_of_one_kind() -> None:
+    draws = np.random.default_rng(0)
+    for _ in range(50):
+        blurred = [cv2.GaussianBlur(draws.normal(size=(48, 64)), (0, 0), 2) > 0.05 for _ in range(2)]
+        kinds = list(accuracy_errors.kinds_of_error(*blurred).values())
+        assert np.array_equal(np.sum(kinds, 0), blurred[0] ^ blurred[1])
+
+
+def test_batch_iou_is_that_of_the_metric() -> None:
+    draws = np.random.default_rng(0)
+    predicted, true = draws.random((2, 10, 8, 8)) > 0.4
+    batches = [(predicted[k : k + 4], true[k : k + 4]) for k in (0, 4, 8)]
+    ious = [metrics.iou_score(torch.tensor(p) * 2.0 - 1, torch.tensor(t).float()).item() for p, t in batches]
+    assert accuracy_errors.batch_iou(predicted, true, 4) == pytest.approx(np.average(ious, weights=[4, 4, 2]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ground, nuclei, expected",
+    [
+        ((9, 9, 9), 120, "fluorescence"),
+        ((228,) * 3, 90, "bright field, grey"),
+        ((220, 150, 190), 90, "stained, in colour"),
+    ],
+)
+def test_modality(ground, nuclei, expected) -> None:
+    image = np.full((96, 96, 3), ground, np.uint8)
+    image[10:20, 10:40] = nuclei
+    assert accuracy_errors.modality(image) == expected
+
+
+@pytest.mark.usefixtures("narrow", "unplotted")
+def test_tables_of_a_run(home, capsys) -> None:
+    """Both agree with what training and val.py printed."""
+    flags = ["inputs/discs", *TINY, "--epochs", "2", "--name", "run", "--seed", "9", "--ema", "0.5"]
+    train.main(options.parse_train(flags))
+    val.main(options.parse_val(["--name", "run", "--num_workers", "0"]))
+    iou = re.search(r"^IoU: (\S+)$", capsys.readouterr().out, re.MULTILINE)[1]
+    accuracy_errors.main(argparse.Namespace(name="run", data_path=None))
+    assert f"batch IoU {iou};" in capsys.readouterr().out
+
+    accuracy_table.main(argparse.Namespace(names=["run"], plot=Path("plots/curves.png")))
+    log = pd.read_csv("models/run/log.csv")
+    last, best = 100 * log["val_iou"].iloc[-1], log["val_iou"].idxmax()
+    expected = f"| run | 9 | 2 | {last:.2f} | {100 * log['val_iou'][best]:.2f} ({best + 1}) | "
+    assert expected in capsys.readouterr().out
+    assert cv2.imread("plots/curves.png").shape == (450, 800, 3)
+
+
+def test_what_is_lacking_is_named(home) -> None:
+    with pytest.raises(InputError, match=r"models/run: no log\.csv"):
+        accuracy_table.main(argparse.Namespace(names=["run"], plot=None))
+    with pytest.raises(InputError, match="models/run"):
+        accuracy_errors.main(argparse.Namespace(name="run", data_path=None))
+
+
+def test_every_line_of_the_script_is_a_command_of_its_own() -> None:
+    """Each run has a name of its own, that is evaluated, and flags that its script knows."""
+    parsers = {"train.py": options.parse_train, "val.py": options.parse_val}
+    lines = (ROOT / "test" / "accuracy.sh").read_text(encoding="utf-8").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
+    parsed = [(script, parsers[script](flags)) for script, *flags in commands if script in parsers]
+    trained = [args.name for script, args in parsed if script == "train.py"]
+    evaluated = {args.name for script, args in parsed if script == "val.py"}
+    outer = {args.name for script, args in parsed if script == "train.py" and not args.inner_split}
+    assert len(set(trained)) == len(trained) >= 10 and evaluated == outer
