@@ -19,7 +19,7 @@ LEVELS = np.arange(256, dtype=np.uint8).reshape(-1, 1)
 def train_transform(
     height: int, width: int, augmentation: str = "published", normalization: str = "standard"
 ) -> A.Compose:
-    """Augmentation, then what validation does: uint8 BGR (H, W, 3) → float32 (height, width, 3).
+    """Augmentation, then what validation does: uint8 BGR (H, W, 3) → floats (height, width, 3).
 
     augmentation: a key of AUGMENTATIONS.
     """
@@ -27,9 +27,10 @@ def train_transform(
 
 
 def val_transform(height: int, width: int, normalization: str = "standard") -> A.Compose:
-    """Resize and normalise: uint8 BGR (H, W, 3) → float32 (height, width, 3).
+    """Resize and normalise: uint8 BGR (H, W, 3) → floats (height, width, 3).
 
-    normalization: "standard" by the recipe's MEAN and STD; "image" by each image's own, over all its channels.
+    normalization: "standard": x / 255 less the recipe's MEAN, divided by its STD; "image": x less the image's own mean,
+    divided by its own deviation + 1e-4, both over all channels, and clipped to [-20, 20].
     """
     return A.Compose(_resize_and_normalise(height, width, normalization))
 
@@ -76,7 +77,7 @@ def _resize_and_normalise(height: int, width: int, normalization: str) -> list[A
 
 
 def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:
-    """Normalised float32 (H, W, 3) → the net's input, float32 (3, H, W).
+    """Normalised floats (H, W, 3) → the net's input, float32 (3, H, W).
 
     The division by 255 comes after normalising, a second time: deliberate, for the same reason as the channel order.
     Without `divide_twice` it is left out.

@@ -140,14 +140,16 @@ def _new_batch(*shape: int) -> torch.Tensor:
 
 
 def open_dataset(
-    data_path: Path, num_classes: int, settings: Mapping, cache_mb: int = 0
+    data_path: Path, num_classes: int, settings: Mapping, cache_mb: int = 0, augmentation: str = "published"
 ) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
 
     The images and masks that the check decodes stay in memory, if they need no more than `cache_mb` megabytes.
 
-    settings: train.py's flags, or utils.settings_of; of them count those of utils.SETTINGS, `augmentation` and
-    `skip_bad`, with which files that cannot be read are replaced in training and left out in validation.
+    augmentation: of the training part, see augment.train_transform.
+    settings: train.py's flags, or utils.settings_of; `img_ext mask_ext input_h input_w seed normalization divide_twice
+    inner_split` count, and `skip_bad`, with which files that cannot be read are replaced in training and left out in
+    validation.
     Raises InputError with everything that is wrong with the files.
     """
     skip_bad = settings.get("skip_bad", False) is True
@@ -155,12 +157,11 @@ def open_dataset(
     size, seed = (settings["input_h"], settings["input_w"]), settings["seed"]
     decoded = DecodedImages(cache_mb)
     ids = check_dataset(data_path, **files, skip_bad=skip_bad, keep=decoded.add)
-    train_ids, val_ids = split_ids(ids, settings.get("inner_split", False))
+    train_ids, val_ids = split_ids(ids, settings["inner_split"])
     decoded.close()
     shared = {**files, "seed": seed, "skip_bad": skip_bad, "decoded": decoded}
-    shared["divide_twice"] = settings.get("divide_twice", True)
-    normalization = settings.get("normalization", "standard")
-    train_transform = augment.train_transform(*size, settings.get("augmentation", "published"), normalization)
+    shared["divide_twice"], normalization = settings["divide_twice"], settings["normalization"]
+    train_transform = augment.train_transform(*size, augmentation, normalization)
     val_transform = augment.val_transform(*size, normalization)
     return (
         NucleiDataset(data_path, train_ids, train_transform, **shared, replace_bad=True),

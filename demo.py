@@ -211,7 +211,7 @@ def open_export(args: Namespace) -> tuple[torch.nn.Module, dict, tuple[int, int]
 
     model = OnnxNet(Path(args.onnx), args.input_h, args.input_w)
     print(f"model: {args.onnx}, by onnxruntime; input {model.size[0]}×{model.size[1]}")
-    settings = utils.preparation_from_text(model.recorded, Path(args.onnx))
+    settings = utils.SETTINGS | utils.preparation_from_text(model.recorded, Path(args.onnx))
     return engine.Padded(model) if model.any_size else model, settings, model.size
 
 

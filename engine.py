@@ -73,7 +73,10 @@ class Padded(nn.Module):
 
 
 class TestTimeAugmented(nn.Module):
-    """A net whose logits (N, num_classes, H, W) are its last head's, averaged over an input's eight flips and turns."""
+    """A net whose logits (N, num_classes, H, W) are its last head's, averaged over an input's eight flips and turns.
+
+    A loss of them is that of the one head.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()

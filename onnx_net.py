@@ -51,7 +51,10 @@ class OnnxNet(nn.Module):
         self.size = fixed[0] or height or 96, fixed[1] or width or 96
         self.any_size = fixed == [None, None]
         self.input, self.output = inputs[0].name, self.session.get_outputs()[-1].name
-        self.recorded: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        try:
+            self.recorded: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: its metadata are no text ({_reason(error)})") from error
         # one run tells what the file may leave open, and that it can be run at all
         sides = [side + -side % STRIDE for side in self.size] if self.any_size else self.size
         try:

@@ -13,6 +13,7 @@ LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
 OPTIMIZERS = ("Adam", "AdamW", "SGD")
 SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
 AUGMENTATIONS = ("published", "turns", "warps")
+NORMALIZATIONS = ("standard", "image")
 # what each puts in place of the defaults of train.py's flags; "faithful" is the published one
 RECIPES = {
     "faithful": {},
@@ -172,7 +173,9 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("data_path", nargs="?", help="folder with images/ and masks/ (default: inputs/<dataset>)")
     run = parser.add_argument_group("run")
     run.add_argument("--name", help="folder under models/ (default: <dataset>_<arch>_wDS or _woDS)")
-    run.add_argument("--recipe", default="faithful", choices=RECIPES, help="other defaults for what follows")
+    run.add_argument(
+        "--recipe", default="faithful", choices=RECIPES, help="which defaults hold; fast: see --recipe fast --help"
+    )
     run.add_argument("--epochs", default=100, type=_whole(1), help="how often to go through the training images")
     run.add_argument("-b", "--batch_size", default=16, type=_whole(1), help="images a step, over all ranks")
     run.add_argument("--seed", default=5, type=_whole(0), help="for weights, order and augmentation")
@@ -204,13 +207,14 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
         "--augmentation",
         default="published",
         choices=AUGMENTATIONS,
-        help="flips and quarter turns: with shifts of colours, alone, with affine and elastic warps",
+        help="published: flips, quarter turns, shifts of colours; turns: without the shifts; warps: affine and elastic "
+        "ones in place of them",
     )
     data.add_argument(
         "--normalization",
         default="standard",
-        choices=("standard", "image"),
-        help="by the published mean and deviation, or by each image's own",
+        choices=NORMALIZATIONS,
+        help="standard: by the published mean and deviation; image: by each image's own",
     )
     data.add_argument(
         "--divide_twice", default=True, type=_true_or_false, help="divide by 255 after normalising as well"
@@ -287,7 +291,7 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     trace.add_argument("--profiling", default="False", choices=("CANN", "GE", "False"), help="trace some steps")
     trace.add_argument("--start_step", default=0, type=_whole(0), help="first step traced")
     trace.add_argument("--stop_step", default=20, type=_whole(0), help="step before which tracing stops")
-    parser.set_defaults(**RECIPES[parser.parse_known_args(argv)[0].recipe])
+    parser.set_defaults(**_recipe_of(argv))
     args = parser.parse_args(argv)
     if args.amp and args.precision_mode == "must_keep_origin_dtype":
         parser.error("--amp and --precision_mode must_keep_origin_dtype, which is without it: give one of them")
@@ -312,6 +316,13 @@ def parse_train(argv: list[str] | None = None) -> argparse.Namespace:
     args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision, args.recipe)
     args.data_path = args.data_path or f"inputs/{args.dataset}"
     return args
+
+
+def _recipe_of(argv: list[str] | None) -> dict:
+    """The defaults of the recipe that a command line asks for, found ahead of --help, which shows them."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--recipe", nargs="?", default="faithful")
+    return RECIPES.get(parser.parse_known_args(argv)[0].recipe, {})
 
 
 def default_name(

@@ -22,6 +22,7 @@ from averaging import WeightAverage
 from engine import DIVERGED, EpochSoFar
 from errors import InputError
 from runtime import Runtime
+from utils import SETTINGS
 
 # flags that say what a run is; those on the right count only where another flag has the value beside them
 MEANING = ("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed")
@@ -35,8 +36,8 @@ MEANING_WITH = {
     ("scheduler", "OneCycleLR"): ("epochs", "min_lr", "warmup"),
 }
 # what checkpoints without these flags are of
-SILENT = {"augmentation": "published", "normalization": "standard", "divide_twice": True}
-SILENT |= {"inner_split": False, "ema": 0.0}
+SILENT = {flag: SETTINGS[flag] for flag in ("normalization", "divide_twice", "inner_split")}
+SILENT |= {"augmentation": "published", "ema": 0.0}
 ORDER = ("batch_size", "seed", "train_images", "images")  # what an epoch's order of images hangs on
 PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 MISFITS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)

@@ -193,10 +193,13 @@ def run(args: Namespace, runtime: rt.Runtime, folder: Path) -> None:
 
 
 def evaluate(args: Namespace, runtime: rt.Runtime) -> None:
-    """Score the checkpoint of `--resume`, its images prepared as it was trained with."""
+    """Score the checkpoint of `--resume`: on what its training validated on, prepared as it was there."""
     model, checkpoint = engine.load_model(args.resume, runtime, trust=args.trust_checkpoint)
     settings = utils.settings_of(checkpoint, Path(args.resume))
-    vars(args).update((flag, settings[flag]) for flag in utils.PREPARATION)
+    for flag in (*utils.PREPARATION, "inner_split"):
+        if vars(args)[flag] != settings[flag]:
+            print(f"{flag} {settings[flag]}, as in training")
+            vars(args)[flag] = settings[flag]
     _, val_loader = build_loaders(args, runtime)
     see_that_all_agree(args, runtime, val_loader.dataset.ids)
     if model.num_classes != args.num_classes:
@@ -208,7 +211,8 @@ def evaluate(args: Namespace, runtime: rt.Runtime) -> None:
 def build_loaders(args: Namespace, runtime: rt.Runtime):
     """Check the data, split it and return the loaders for training (None to evaluate only) and validation."""
     cache_mb = 0 if args.evaluate else args.cache_mb  # one pass over a fifth of the images needs none
-    train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args), cache_mb)
+    opened = Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation
+    train, val = dataset.open_dataset(*opened)
     if not args.evaluate:
         print(train.decoded, flush=True)
     loading = args.batch_size, args.num_workers, runtime.accelerated, runtime.rank, runtime.world_size

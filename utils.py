@@ -131,7 +131,7 @@ SETTINGS = {
     "divide_twice": True,
     "inner_split": False,
 }
-PREPARATION = ("normalization", "divide_twice")  # of them: what becomes of an image before a net sees it
+PREPARATION = ("normalization", "divide_twice")  # those of SETTINGS that tell what a net sees of an image
 # which of their values are taken from a file that somebody else may have made
 SANE: dict[str, Callable[[object], bool]] = {
     "dataset": names.is_plain,
@@ -175,17 +175,16 @@ def preparation_to_text(settings: dict) -> dict[str, str]:
 
 
 def preparation_from_text(recorded: dict[str, str], path: Path) -> dict:
-    """SETTINGS, with the preparation that an export records in place of the published one.
+    """The same settings, back from what an export records; as published where it is silent.
 
-    Raises InputError naming the file where it records one that there is not.
+    Raises InputError naming the file where it records a preparation that there is not.
     """
-    settings = dict(SETTINGS)
+    found = {flag: SETTINGS[flag] for flag in PREPARATION}
     for flag in recorded.keys() & PREPARATION:
-        value = {"True": True, "False": False}.get(recorded[flag], recorded[flag])
-        if type(value) is not type(SETTINGS[flag]) or not SANE[flag](value):
+        found[flag] = {"True": True, "False": False}.get(recorded[flag], recorded[flag])
+        if type(found[flag]) is not type(SETTINGS[flag]) or not SANE[flag](found[flag]):
             raise InputError(f"{path}: records {flag} as {_in_short(recorded[flag])}, which is not known here")
-        settings[flag] = value
-    return settings
+    return found
 
 
 def find_data(data_path: str | None, settings: dict, dataset: str | None = None) -> Path:

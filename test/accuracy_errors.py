@@ -19,6 +19,7 @@ startup.prepare_opencv()
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 
 import checkpoints
 import files
@@ -41,14 +42,14 @@ def modality(image: np.ndarray) -> str:
 def kinds_of_error(predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
     """Every wrong pixel of a mask (H, W) under one kind: boolean (H, W) each.
 
-    missed, invented: in a connected region of the truth, of the prediction, that the other one hardly has. merged: by
-    mistake between two true regions at most four pixels apart. outline: of the others, those next to the truth's
-    outline, outside or inside. deeper: the rest.
+    missed, invented: in a connected region of the truth, of the prediction, that the other one hardly has. merged: in a
+    predicted region that joins several true ones, between two that are at most three pixels apart. outline: of the
+    others, those next to the truth's outline, outside or inside. deeper: the rest.
     """
     kinds = {
         "missed": _unmatched(true, predicted) & ~predicted,
         "invented": _unmatched(predicted, true) & ~true,
-        "merged": _between(true) & predicted & ~_unmatched(predicted, true),
+        "merged": _between(true) & _joining(predicted, true) & ~_unmatched(predicted, true),
     }
     left = (predicted ^ true) & ~np.logical_or.reduce(list(kinds.values()))
     inner = cv2.erode(true.astype(np.uint8), NEIGHBOURS, borderValue=1).astype(bool)
@@ -62,61 +63,74 @@ def kinds_of_error(predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndar
 def _unmatched(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The connected regions of a mask of which the other has less than FOUND."""
     labels = metrics.label_instances(mask)
-    share = np.bincount(labels[other], minlength=labels.max() + 1) / np.bincount(labels.ravel())
-    unmatched = share < FOUND
-    unmatched[0] = False
-    return unmatched[labels]
+    share = np.bincount(labels[other], minlength=labels.max() + 1) / np.maximum(1, np.bincount(labels.ravel()))
+    return mask & (share < FOUND)[labels]
+
+
+def _joining(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The connected regions of a prediction that cover parts of two or more of the truth's."""
+    labels = metrics.label_instances(predicted)
+    pairs = np.unique(np.stack([labels, metrics.label_instances(true)], -1)[predicted & true], axis=0)
+    return predicted & (np.bincount(pairs[:, 0], minlength=labels.max() + 1) > 1)[labels]
 
 
 def _between(true: np.ndarray) -> np.ndarray:
-    """The pixels outside all connected regions of a mask that have two of them within two pixels."""
+    """The pixels of gaps, at most three wide, between two connected regions of a mask."""
     labels = metrics.label_instances(true)
-    highest = cv2.dilate(labels.astype(np.float32), NEIGHBOURS, iterations=2)
-    lowest = cv2.erode(np.where(true, labels, np.inf).astype(np.float32), NEIGHBOURS, iterations=2)
-    return ~true & np.isfinite(lowest) & (highest > lowest)
+    background_last = np.where(true, labels, np.inf).astype(np.float32)
+
+    def has_two_within(distance: int) -> np.ndarray:
+        highest = cv2.dilate(labels.astype(np.float32), NEIGHBOURS, iterations=distance)
+        lowest = cv2.erode(background_last, NEIGHBOURS, iterations=distance)
+        return np.isfinite(lowest) & (highest > lowest)
+
+    beside_one = cv2.dilate(true.astype(np.uint8), NEIGHBOURS).astype(bool)
+    return ~true & (has_two_within(2) | has_two_within(3) & beside_one)
 
 
 def batch_iou(predicted: np.ndarray, true: np.ndarray, batch_size: int) -> float:
-    """The mean over batches, weighted by their sizes, of IoU over a whole batch, for masks (N, H, W)."""
-    starts = range(0, len(true), batch_size)
-    found = [(predicted[k : k + batch_size], true[k : k + batch_size]) for k in starts]
-    return float(
-        np.average([(p & t).sum() / max(1, (p | t).sum()) for p, t in found], weights=[len(t) for _, t in found])
-    )
+    """IoU of masks (N, H, W) as training reports it: of each whole batch, then the mean weighted by their sizes."""
+    meter = utils.AverageMeter("Iou", "6.4f")
+    for start in range(0, len(true), batch_size):
+        logits, target = (torch.from_numpy(m[start : start + batch_size]).float() for m in (predicted, true))
+        meter.update(metrics.iou_score(logits - 0.5, target).item(), len(target))
+    return meter.avg
 
 
-def read(name: str, data_path: str | None) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, int]:
-    """What val.py found of a run, in the order of its images: a row for each, its masks, the truth, the batch size."""
+def read(name: str, output: str, data_path: str | None) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, int]:
+    """What val.py found of a run, in the order of its images: a row for each, its masks, the truth, the batch size.
+
+    Raises InputError where val.py has not been run, or the run has several classes.
+    """
     model = utils.find_model(name)
     settings = utils.settings_of(checkpoints.load(model), model)
-    data, folder = utils.find_data(data_path, settings), Path("outputs") / name
+    data, folder = utils.find_data(data_path, settings), utils.run_folder(name, output)
     if not (folder / "metrics.csv").exists():
         raise InputError(f"{folder}: no metrics.csv there; run python val.py --name {name} first")
-    images = pd.read_csv(folder / "metrics.csv", dtype={"id": str})
-    if images["class"].nunique() != 1:
-        raise InputError(f"{folder}: the masks are of several classes, and this looks at one")
+    images = pd.read_csv(folder / "metrics.csv", dtype={"id": str}, keep_default_na=False)
+    if set(images.get("class", ())) != {0}:
+        raise InputError(f"{folder / 'metrics.csv'}: not of one class, as this needs it")
     size = settings["input_w"], settings["input_h"]
-    predicted = [files.read_mask(folder / "0" / f"{name}_mask.png") > 127 for name in images["id"]]
-    true = [files.read_mask(data / "masks" / "0" / f"{name}{settings['mask_ext']}") for name in images["id"]]
-    true = [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 127 for mask in true]
-    images["kind"] = [
-        modality(files.read_image(data / "images" / f"{name}{settings['img_ext']}")) for name in images["id"]
-    ]
-    return images, np.array(predicted), np.array(true), settings["batch_size"]
+    predicted, true, kinds = [], [], []
+    for img_id in images["id"]:
+        predicted.append(files.read_mask(folder / "0" / f"{img_id}_mask.png") > 127)
+        mask = files.read_mask(data / "masks" / "0" / f"{img_id}{settings['mask_ext']}")
+        true.append(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 127)
+        kinds.append(modality(files.read_image(data / "images" / f"{img_id}{settings['img_ext']}")))
+    return images.assign(kind=kinds), np.array(predicted), np.array(true), settings["batch_size"]
 
 
 def main(args: argparse.Namespace) -> None:
     """Print the tables."""
-    images, predicted, true, batch_size = read(args.name, args.data_path)
+    images, predicted, true, batch_size = read(args.name, args.output, args.data_path)
     each = [kinds_of_error(p, t) for p, t in zip(predicted, true)]
     wrong = (predicted ^ true).sum((1, 2))
+    total = max(1, wrong.sum())
     rows = []
     for kind, group in images.groupby("kind"):
         own = group.index
         pooled = (predicted[own] & true[own]).sum() / (predicted[own] | true[own]).sum()
-        rows.append(
-            [kind, len(own), group["iou"].mean(), group["iou"].median(), pooled, wrong[own].sum() / wrong.sum()]
-        )
+        rows.append([kind, len(own), group["iou"].mean(), group["iou"].median(), pooled, wrong[own].sum() / total])
     table = pd.DataFrame(rows, columns=["images of", "number", "mean IoU", "median IoU", "pooled IoU", "of all errors"])
     print(table.to_string(index=False, float_format="{:.3f}".format))
     reached = batch_iou(predicted, true, batch_size)
@@ -124,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
     rows = []
     for kind in each[0]:
         mended = np.array([kinds[kind] for kinds in each])
-        rows.append([kind, mended.sum() / wrong.sum(), batch_iou(predicted ^ mended, true, batch_size)])
+        rows.append([kind, mended.sum() / total, batch_iou(predicted ^ mended, true, batch_size)])
     table = pd.DataFrame(rows, columns=["error", "of all errors", "batch IoU without"])
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
@@ -132,6 +146,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a run that val.py has evaluated")
+    parser.add_argument("--output", default="outputs", help="folder that val.py wrote to")
     parser.add_argument("--data_path", help="prepared data (default: as in training)")
     with one_sentence():
         main(parser.parse_args())

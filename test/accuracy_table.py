@@ -19,11 +19,14 @@ PUBLISHED = {"published, 8 GPUs": 0.8391, "published, 8 NPUs": 0.8331}  # at the
 
 
 def read(name: str) -> tuple[pd.DataFrame, dict]:
-    """A run's log.csv and its latest checkpoint."""
+    """A run's log.csv and its latest checkpoint; raises InputError where they are lacking or of an older edition."""
     folder = utils.run_folder(name)
     if not (folder / "log.csv").exists():
         raise InputError(f"{folder}: no log.csv there; run its line of test/accuracy.sh first")
-    return pd.read_csv(folder / "log.csv"), checkpoints.load(folder / checkpoints.LATEST)
+    log, checkpoint = pd.read_csv(folder / "log.csv"), checkpoints.load(folder / checkpoints.LATEST)
+    if not {"val_iou", "images_per_s"} <= set(log) or not {"config", "data"} <= checkpoint.keys():
+        raise InputError(f"{folder}: of an older edition, which does not record what the table tells")
+    return log, checkpoint
 
 
 def row(name: str, log: pd.DataFrame, checkpoint: dict) -> list:

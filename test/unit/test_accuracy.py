@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, random_net
 
-import metrics
 import options
 import train
 import val
@@ -32,37 +31,34 @@ def mask(*boxes: tuple[int, int, int, int]) -> np.ndarray:
 TWO = (4, 12, 4, 12), (4, 12, 14, 22)  # two nuclei, two pixels apart
 
 
-@pytest.mark.parametrize(
-    "predicted, true, expected",
-    [
-        (mask(*TWO), mask(*TWO), {}),
-        (mask(TWO[0]), mask(*TWO), {"missed": 64}),
-        (mask(TWO[0], (4, 6, 14, 22)), mask(*TWO), {"outline, too little": 6 * 2 + 6, "deeper": 48 - 18}),
-        (mask(TWO[0]), mask(TWO[0], (20, 30, 40, 50)), {"missed": 100}),
-        (mask(TWO[0], (20, 30, 40, 50)), mask(TWO[0]), {"invented": 100}),
-        (mask((4, 12, 4, 22)), mask(*TWO), {"merged": 16}),
-        (mask((3, 13, 3, 13)), mask(TWO[0]), {"outline, too much": 36}),
-        (mask((5, 11, 5, 11)), mask(TWO[0]), {"outline, too little": 28}),
-        (mask((4, 12, 4, 16)), mask(TWO[0]), {"outline, too much": 8, "deeper": 24}),
-        (mask((0, 8, 0, 8)), mask((0, 9, 0, 8)), {"outline, too little": 8}),
-        (mask(), mask(), {}),
-        (mask(), mask(TWO[0]), {"missed": 64}),
-    ],
-    ids=[
-        *[
-            "right",
-            "missed",
-            "a quarter",
-            "one of two",
-            "invented",
-            "merged",
-            "too large",
-            "too small",
-            "far too large",
-        ],
-        *["at the border", "empty", "nothing found"],
-    ],
-)
+CASES = {  # what is predicted, what is true, and how many pixels of which kind
+    "right": (mask(*TWO), mask(*TWO), {}),
+    "missed": (mask(TWO[0]), mask(*TWO), {"missed": 64}),
+    "a quarter": (
+        mask(TWO[0], (4, 6, 14, 22)),
+        mask(*TWO),
+        {"outline, too little": 6 * 2 + 6, "deeper": 48 - 18},
+    ),
+    "invented": (mask(TWO[0], (20, 30, 40, 50)), mask(TWO[0]), {"invented": 100}),
+    "merged": (mask((4, 12, 4, 22)), mask(*TWO), {"merged": 16}),
+    "a gap that stays open": (mask((4, 12, 4, 13), TWO[1]), mask(*TWO), {"outline, too much": 8}),
+    "three pixels apart": (mask((4, 12, 4, 23)), mask(TWO[0], (4, 12, 15, 23)), {"merged": 24}),
+    "four pixels apart": (
+        mask((4, 12, 4, 24)),
+        mask(TWO[0], (4, 12, 16, 24)),
+        {"outline, too much": 16, "deeper": 16},
+    ),
+    "too large": (mask((3, 13, 3, 13)), mask(TWO[0]), {"outline, too much": 36}),
+    "too small": (mask((5, 11, 5, 11)), mask(TWO[0]), {"outline, too little": 28}),
+    "far too large": (mask((4, 12, 4, 16)), mask(TWO[0]), {"outline, too much": 8, "deeper": 24}),
+    "at the border": (mask((0, 8, 0, 8)), mask((0, 9, 0, 8)), {"outline, too little": 8}),
+    "empty": (mask(), mask(), {}),
+    "nothing found": (mask(), mask(TWO[0]), {"missed": 64}),
+    "no ground": (~mask(), ~mask(), {}),
+}
+
+
+@pytest.mark.parametrize("predicted, true, expected", CASES.values(), ids=CASES)
 def test_kinds_of_error(predicted, true, expected) -> None:
     found = {kind: int(where.sum()) for kind, where in accuracy_errors.kinds_of_error(predicted, true).items()}
     assert {kind: count for kind, count in found.items() if count} == expected
@@ -76,12 +72,13 @@ def test_every_wrong_pixel_is_of_one_kind() -> None:
         assert np.array_equal(np.sum(kinds, 0), blurred[0] ^ blurred[1])
 
 
-def test_batch_iou_is_that_of_the_metric() -> None:
+def test_batch_iou() -> None:
     draws = np.random.default_rng(0)
     predicted, true = draws.random((2, 10, 8, 8)) > 0.4
-    batches = [(predicted[k : k + 4], true[k : k + 4]) for k in (0, 4, 8)]
-    ious = [metrics.iou_score(torch.tensor(p) * 2.0 - 1, torch.tensor(t).float()).item() for p, t in batches]
-    assert accuracy_errors.batch_iou(predicted, true, 4) == pytest.approx(np.average(ious, weights=[4, 4, 2]), abs=1e-5)
+    predicted[8:] = true[8:] = False  # nothing there, and nothing found: right
+    ious = [(p & t).sum() / (p | t).sum() for p, t in zip(np.split(predicted[:8], 2), np.split(true[:8], 2))]
+    expected = np.average([*ious, 1], weights=[4, 4, 2])
+    assert accuracy_errors.batch_iou(predicted, true, 4) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +102,7 @@ def test_tables_of_a_run(home, capsys) -> None:
     train.main(options.parse_train(flags))
     val.main(options.parse_val(["--name", "run", "--num_workers", "0"]))
     iou = re.search(r"^IoU: (\S+)$", capsys.readouterr().out, re.MULTILINE)[1]
-    accuracy_errors.main(argparse.Namespace(name="run", data_path=None))
+    accuracy_errors.main(argparse.Namespace(name="run", output="outputs", data_path=None))
     assert f"batch IoU {iou};" in capsys.readouterr().out
 
     accuracy_table.main(argparse.Namespace(names=["run"], plot=Path("plots/curves.png")))
@@ -120,11 +117,17 @@ def test_what_is_lacking_is_named(home) -> None:
     with pytest.raises(InputError, match=r"models/run: no log\.csv"):
         accuracy_table.main(argparse.Namespace(names=["run"], plot=None))
     with pytest.raises(InputError, match="models/run"):
-        accuracy_errors.main(argparse.Namespace(name="run", data_path=None))
+        accuracy_errors.main(argparse.Namespace(name="run", output="outputs", data_path=None))
+    run = Path("models/run")
+    run.mkdir(parents=True)
+    torch.save({"state_dict": random_net().state_dict(), "epoch": 1}, run / "checkpoint.pth.tar")
+    (run / "log.csv").write_text("epoch,val_iou\n0,0.5\n")
+    with pytest.raises(InputError, match="models/run: of an older edition"):
+        accuracy_table.main(argparse.Namespace(names=["run"], plot=None))
 
 
 def test_every_line_of_the_script_is_a_command_of_its_own() -> None:
-    """Each run has a name of its own, that is evaluated, and flags that its script knows."""
+    """Each run has a name of its own and flags that its script knows, and is evaluated, told of and drawn."""
     parsers = {"train.py": options.parse_train, "val.py": options.parse_val}
     lines = (ROOT / "test" / "accuracy.sh").read_text(encoding="utf-8").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
@@ -133,3 +136,7 @@ def test_every_line_of_the_script_is_a_command_of_its_own() -> None:
     evaluated = {args.name for script, args in parsed if script == "val.py"}
     outer = {args.name for script, args in parsed if script == "train.py" and not args.inner_split}
     assert len(set(trained)) == len(trained) >= 10 and evaluated == outer
+    told = [flags for script, *flags in commands if script == "test/accuracy_table.py"]
+    names = [flag for flags in told for flag in flags if flag not in ("--plot", "docs/accuracy.png")]
+    assert sorted(names) == sorted(trained)
+    assert {flags[0] for script, *flags in commands if script == "test/accuracy_errors.py"} <= outer

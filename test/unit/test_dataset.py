@@ -19,6 +19,7 @@ import cache
 import checks
 import dataset
 import files
+import utils
 from augment import train_transform, val_transform
 from cache import DecodedImages
 from checks import check_dataset
@@ -436,7 +437,7 @@ def test_a_batch_larger_than_the_set_is_refused(small_set: Path) -> None:
 
 
 def test_open_dataset(small_set: Path) -> None:
-    settings = {"img_ext": ".png", "mask_ext": ".png", "input_h": 16, "input_w": 48, "seed": 9, "epochs": 3}
+    settings = SETTINGS | {"input_h": 16, "input_w": 48, "seed": 9, "epochs": 3}
     train, val = dataset.open_dataset(small_set, 1, settings)
     assert (train.ids, val.ids) == split_ids(numbered(23)) and train.seed == 9
     assert train[0][0].shape == val[0][0].shape == (3, 16, 48)
@@ -446,7 +447,7 @@ def test_open_dataset(small_set: Path) -> None:
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_batches_from_memory_in_processes_however_started(small_set: Path, start: str) -> None:
     """And from memory alone: the files are gone by then. The same as those that one process reads."""
-    settings = {"img_ext": ".png", "mask_ext": ".png", "input_h": 32, "input_w": 32, "seed": 5}
+    settings = SETTINGS | {"input_h": 32, "input_w": 32, "seed": 5}
     folder = small_set.with_name(f"small {start}")
     shutil.copytree(small_set, folder)
     data = dataset.open_dataset(folder, 1, settings, cache_mb=9)[0]
@@ -487,7 +488,7 @@ def test_batches_with_unreadable_images(tmp_path: Path, replace_bad: bool) -> No
 
 # --- decoded images in memory ----------------------------------------------------------------------------------------
 
-SETTINGS = {"img_ext": ".png", "mask_ext": ".png", "input_h": 24, "input_w": 24, "seed": 5}
+SETTINGS = utils.SETTINGS | {"input_h": 24, "input_w": 24, "seed": 5}
 
 
 @pytest.fixture

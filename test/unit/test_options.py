@@ -13,6 +13,7 @@ import losses
 import options
 import runtime
 import train
+import utils
 
 ROOT = Path(__file__).resolve().parents[2]
 PARSERS = {
@@ -90,6 +91,7 @@ def test_the_names_are_those_of_the_tables() -> None:
     older = {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
     assert set(options.SCHEDULERS) == older | {"OneCycleLR"}
     assert tuple(augment.AUGMENTATIONS) == options.AUGMENTATIONS
+    assert [name for name in options.NORMALIZATIONS if utils.SANE["normalization"](name)] == ["standard", "image"]
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
     assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 
@@ -244,6 +246,8 @@ def refusal(capsys: pytest.CaptureFixture, parse, argv: list[str]) -> str:
         ("--device", "tpu"),
         ("--opt_level", "O4"),
         ("--profiling", "True"),
+        ("--recipe", "slow"),
+        ("--recipe", ""),
         ("--augmentation", "none"),
         ("--normalization", "min_max"),
         ("--precision_mode", "fp16"),

@@ -40,7 +40,7 @@ ALLOWED = {
     "compiling": {"errors", "runtime"},
     "onnx_net": {"archs", "errors", "files"},
     "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "stopping", "utils"},
-    "resuming": {"amp", "archs", "averaging", "checkpoints", "engine", "errors", "files", "runtime"},
+    "resuming": {"amp", "archs", "averaging", "checkpoints", "engine", "errors", "files", "runtime", "utils"},
 }
 KNOW_DEVICES = {"runtime"}
 LEAVES = {
