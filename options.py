@@ -22,6 +22,7 @@ RECIPES = {
         "augmentation": "turns",
         "normalization": "image",
         "divide_twice": False,
+        "min_lr": 3e-4,
         "ema": 0.99,
     },
 }
