@@ -81,6 +81,21 @@ def test_batch_iou() -> None:
     assert accuracy_errors.batch_iou(predicted, true, 4) == pytest.approx(expected, abs=1e-5)
 
 
+def test_errors_on_one_side() -> None:
+    """An image of 64 true pixels with 36 too many, one with 28 too few, and one with eight of each."""
+    true = np.array([mask(TWO[0])] * 3)
+    predicted = np.array([mask((3, 13, 3, 13)), mask((5, 11, 5, 11)), mask((4, 12, 5, 13))])
+    images = pd.DataFrame({"iou": [0.64, 0.5625, 56 / 72], "kind": ["a", "b", "b"]})
+    table = accuracy_errors.by_kind_of_image(images, predicted, true)
+    assert table["one-sided"].tolist() == pytest.approx([1, 28 / 44, 64 / 80])
+    assert table["of all errors"].tolist() == pytest.approx([36 / 80, 44 / 80, 1])
+    assert table.loc["a", ["area found ÷ true, 10 %", "90 %"]].tolist() == pytest.approx([100 / 64] * 2)
+    assert table.loc["b", "area found ÷ true, 10 %"] == pytest.approx(36 / 64 + 0.1 * 28 / 64)
+    errors = accuracy_errors.by_kind_of_error(predicted, true, 16)
+    assert errors["of all errors"].sum() == pytest.approx(1)
+    assert errors.loc["outline, too much", "batch IoU without it"] == pytest.approx(156 / 192)
+
+
 @pytest.mark.parametrize(
     "ground, nuclei, expected",
     [
@@ -103,7 +118,7 @@ def test_tables_of_a_run(home, capsys) -> None:
     val.main(options.parse_val(["--name", "run", "--num_workers", "0"]))
     iou = re.search(r"^IoU: (\S+)$", capsys.readouterr().out, re.MULTILINE)[1]
     accuracy_errors.main(argparse.Namespace(name="run", output="outputs", data_path=None))
-    assert f"batch IoU {iou};" in capsys.readouterr().out
+    assert f"batch IoU {iou}\n" in capsys.readouterr().out
 
     accuracy_table.main(argparse.Namespace(names=["run"], plot=Path("plots/curves.png")))
     log = pd.read_csv("models/run/log.csv")
