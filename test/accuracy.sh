@@ -22,7 +22,9 @@ python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_one_cy
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_bce_dice --inner_split --amp --channels_last --recipe fast --loss BCEDiceLoss
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_batch_8 --inner_split --amp --channels_last --recipe fast --batch_size 8
 
-# The choice, on the validation images: within 10 epochs, within 60, and NestedUNet.
+# Candidates, on the validation images: an earlier one, then the choice within 10 epochs, within 60, and NestedUNet.
+python train.py inputs/dsb2018_96 --device cpu --resume auto --name annealed_seed5 --amp --channels_last --recipe fast --min_lr 1e-5 --seed 5
+python train.py inputs/dsb2018_96 --device cpu --resume auto --name annealed_seed6 --amp --channels_last --recipe fast --min_lr 1e-5 --seed 6
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_seed5 --amp --channels_last --recipe fast --seed 5
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_seed6 --amp --channels_last --recipe fast --seed 6
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_60 --amp --channels_last --recipe fast --epochs 60
@@ -31,6 +33,8 @@ python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_nested_
 
 # What they are worth as they are kept, and with test-time augmentation.
 python val.py --device cpu --name faithful
+python val.py --device cpu --name annealed_seed5
+python val.py --device cpu --name annealed_seed6
 python val.py --device cpu --name fast_seed5
 python val.py --device cpu --name fast_seed6
 python val.py --device cpu --name fast_60
@@ -42,5 +46,6 @@ python val.py --device cpu --name fast_60 --tta --output outputs/tta
 
 # README's tables, plot, and account of the errors.
 python test/accuracy_table.py inner_faithful inner_fast inner_colours inner_warps inner_standard inner_divided inner_no_ema inner_annealed inner_adamw inner_one_cycle inner_bce_dice inner_batch_8
+python test/accuracy_table.py annealed_seed5 annealed_seed6
 python test/accuracy_table.py faithful fast_seed5 fast_seed6 fast_60 fast_nested fast_nested_ds --plot docs/accuracy.png
 python test/accuracy_errors.py fast_60
