@@ -72,6 +72,7 @@ KINDS = {
     "Adam, cosine": (),
     "SGD, plateau": ("--optimizer", "SGD", "--nesterov", "True", "--scheduler", "ReduceLROnPlateau", "--patience", "0"),
     "AdamW, one cycle, averaged": ("--optimizer", "AdamW", "--scheduler", "OneCycleLR", "--ema", "0.9"),
+    "the fast recipe": ("--recipe", "fast"),
 }
 
 
