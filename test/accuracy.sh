@@ -28,6 +28,7 @@ python train.py inputs/dsb2018_96 --device cpu --resume auto --name annealed_see
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_seed5 --amp --channels_last --recipe fast --seed 5
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_seed6 --amp --channels_last --recipe fast --seed 6
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_60 --amp --channels_last --recipe fast --epochs 60
+python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_60_annealed --amp --channels_last --recipe fast --epochs 60 --min_lr 1e-5
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_nested --amp --channels_last --recipe fast --arch NestedUNet
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_nested_ds --amp --channels_last --recipe fast --arch NestedUNet --deep_supervision True
 
@@ -38,14 +39,16 @@ python val.py --device cpu --name annealed_seed6
 python val.py --device cpu --name fast_seed5
 python val.py --device cpu --name fast_seed6
 python val.py --device cpu --name fast_60
+python val.py --device cpu --name fast_60_annealed
 python val.py --device cpu --name fast_nested
 python val.py --device cpu --name fast_nested_ds
 python val.py --device cpu --name fast_seed5 --tta --output outputs/tta
 python val.py --device cpu --name fast_seed6 --tta --output outputs/tta
 python val.py --device cpu --name fast_60 --tta --output outputs/tta
+python val.py --device cpu --name fast_60_annealed --tta --output outputs/tta
 
 # README's tables, plot, and account of the errors.
 python test/accuracy_table.py inner_faithful inner_fast inner_colours inner_warps inner_standard inner_divided inner_no_ema inner_annealed inner_adamw inner_one_cycle inner_bce_dice inner_batch_8
 python test/accuracy_table.py annealed_seed5 annealed_seed6
-python test/accuracy_table.py faithful fast_seed5 fast_seed6 fast_60 fast_nested fast_nested_ds --plot docs/accuracy.png
+python test/accuracy_table.py faithful fast_seed5 fast_seed6 fast_60 fast_60_annealed fast_nested fast_nested_ds --plot docs/accuracy.png
 python test/accuracy_errors.py fast_60
