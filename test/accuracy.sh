@@ -21,6 +21,9 @@ python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_adamw 
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_one_cycle --inner_split --amp --channels_last --recipe fast --scheduler OneCycleLR
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_bce_dice --inner_split --amp --channels_last --recipe fast --loss BCEDiceLoss
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name inner_batch_8 --inner_split --amp --channels_last --recipe fast --batch_size 8
+# batch IoU depends on the batch: this one's is to be told as the others'
+python train.py inputs/dsb2018_96 --device cpu --evaluate --resume models/inner_batch_8/checkpoint.pth.tar
+python train.py inputs/dsb2018_96 --device cpu --evaluate --resume models/inner_batch_8/model_best.pth.tar
 
 # Candidates, on the validation images: an earlier one, then the choice within 10 epochs, within 60, and NestedUNet.
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name annealed_seed5 --amp --channels_last --recipe fast --min_lr 1e-5 --seed 5
@@ -31,6 +34,7 @@ python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_60 --am
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_60_annealed --amp --channels_last --recipe fast --epochs 60 --min_lr 1e-5
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_nested --amp --channels_last --recipe fast --arch NestedUNet
 python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_nested_ds --amp --channels_last --recipe fast --arch NestedUNet --deep_supervision True
+python train.py inputs/dsb2018_96 --device cpu --resume auto --name fast_nested_60 --amp --channels_last --recipe fast --arch NestedUNet --epochs 60
 
 # What they are worth as they are kept, and with test-time augmentation.
 python val.py --device cpu --name faithful
@@ -42,13 +46,21 @@ python val.py --device cpu --name fast_60
 python val.py --device cpu --name fast_60_annealed
 python val.py --device cpu --name fast_nested
 python val.py --device cpu --name fast_nested_ds
+python val.py --device cpu --name fast_nested_60
+python val.py --device cpu --name faithful --tta --output outputs/tta
+python val.py --device cpu --name annealed_seed5 --tta --output outputs/tta
+python val.py --device cpu --name annealed_seed6 --tta --output outputs/tta
 python val.py --device cpu --name fast_seed5 --tta --output outputs/tta
 python val.py --device cpu --name fast_seed6 --tta --output outputs/tta
 python val.py --device cpu --name fast_60 --tta --output outputs/tta
 python val.py --device cpu --name fast_60_annealed --tta --output outputs/tta
+python val.py --device cpu --name fast_nested --tta --output outputs/tta
+python val.py --device cpu --name fast_nested_ds --tta --output outputs/tta
+python val.py --device cpu --name fast_nested_60 --tta --output outputs/tta
 
 # README's tables, plot, and account of the errors.
 python test/accuracy_table.py inner_faithful inner_fast inner_colours inner_warps inner_standard inner_divided inner_no_ema inner_annealed inner_adamw inner_one_cycle inner_bce_dice inner_batch_8
 python test/accuracy_table.py annealed_seed5 annealed_seed6
-python test/accuracy_table.py faithful fast_seed5 fast_seed6 fast_60 fast_60_annealed fast_nested fast_nested_ds --plot docs/accuracy.png
+python test/accuracy_table.py faithful fast_seed5 fast_seed6 fast_60 fast_60_annealed fast_nested fast_nested_ds fast_nested_60 --plot docs/accuracy.png
 python test/accuracy_errors.py fast_60
+python test/accuracy_errors.py fast_nested_60

@@ -44,7 +44,7 @@ def plot(logs: dict[str, pd.DataFrame], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
     for name, log in logs.items():
         axis.plot(log["epoch"] + 1, log["val_iou"], label=name, linewidth=1.2)
     for (label, value), style in zip(PUBLISHED.items(), ("--", ":")):
@@ -54,7 +54,7 @@ def plot(logs: dict[str, pd.DataFrame], path: Path) -> None:
     axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside right upper")  # beside the curves, which fill the axes
     with files.replacing(path) as partial:
         figure.savefig(partial, dpi=100)
 
