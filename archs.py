@@ -1,16 +1,17 @@
-"""UNet and UNet++ (`NestedUNet`), and the way back from a file of weights to the net that it belongs to.
+"""UNet and UNet++ (`NestedUNet`), and building the model that belongs to given weights.
 
-UNet: Ronneberger et al. 2015. UNet++: Zhou et al. 2018. Parameter names are the contract with old checkpoints:
-blocks `conv{level}_{column}`, inside them `conv1 bn1 conv2 bn2`, heads `final` or `final1` … `final4`.
+UNet: Ronneberger et al. 2015. UNet++: Zhou et al. 2018. Old checkpoints depend on the parameter names: blocks are
+`conv{level}_{column}`, the layers of a block `conv1 bn1 conv2 bn2`, the heads `final` or `final1` … `final4`.
 """
+
+import textwrap
 
 import torch
 from torch import Tensor, nn
 
-import names
-
 WIDTHS = (32, 64, 128, 256, 512)
-STRIDE = 2 ** (len(WIDTHS) - 1)  # four poolings: sides must be multiples of 16
+# of the deepest level, after four poolings; height and width must be multiples of it
+STRIDE = 2 ** (len(WIDTHS) - 1)
 
 
 class VGGBlock(nn.Module):
@@ -30,7 +31,7 @@ class VGGBlock(nn.Module):
 
 
 class _UNetBase(nn.Module):
-    """What both nets share: the checks, the encoder, pooling and upsampling."""
+    """The encoder, pooling, upsampling and checks, which both models share."""
 
     def __init__(self, num_classes: int, input_channels: int):
         super().__init__()
@@ -43,8 +44,8 @@ class _UNetBase(nn.Module):
         for level, width in enumerate(WIDTHS):
             setattr(self, f"conv{level}_0", VGGBlock(WIDTHS[level - 1] if level else input_channels, width))
 
-    def _check(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():  # shapes are symbols then, and the exporter has checked them
+    def _check_input(self, x: Tensor) -> None:
+        if torch.jit.is_tracing():  # sizes are symbolic then, and the export has checked its example input
             return
         if x.ndim != 4 or x.shape[1] != self.input_channels:
             raise ValueError(f"input must be (N, {self.input_channels}, H, W), not {tuple(x.shape)}")
@@ -53,15 +54,15 @@ class _UNetBase(nn.Module):
 
 
 class UNet(_UNetBase):
-    """UNet with widths 32 … 512; one head.
+    """UNet with 32 to 512 channels and one head.
 
     Args:
         num_classes: channels of the output, at least 1.
         input_channels: channels of the input, at least 1.
-        deep_supervision: accepted for symmetry with NestedUNet; True raises ValueError.
+        deep_supervision: must be False; it is there so that both models take the same arguments.
 
-    `forward` takes (N, input_channels, H, W), sides multiples of 16, and returns logits (N, num_classes, H, W).
-    Raises ValueError on any other shape.
+    `forward` takes (N, input_channels, H, W), H and W multiples of 16, and returns logits (N, num_classes, H, W).
+    Raises ValueError for any other shape.
     """
 
     def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):
@@ -74,7 +75,7 @@ class UNet(_UNetBase):
         self.final = nn.Conv2d(WIDTHS[0], num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        self._check_input(x)
         x0_0 = self.conv0_0(x)
         x1_0 = self.conv1_0(self.pool(x0_0))
         x2_0 = self.conv2_0(self.pool(x1_0))
@@ -88,15 +89,16 @@ class UNet(_UNetBase):
 
 
 class NestedUNet(_UNetBase):
-    """UNet++: a pyramid of UNets that share their encoder.
+    """UNet++: nested UNets of increasing depth that share their encoder.
 
     Args:
         num_classes: channels of each output, at least 1.
         input_channels: channels of the input, at least 1.
-        deep_supervision: True gives every column of the top row a head of its own.
+        deep_supervision: if True, each column of the top row has its own head.
 
-    `forward` takes (N, input_channels, H, W), sides multiples of 16, and returns logits (N, num_classes, H, W), or
-    with deep supervision a list of four such tensors, the last being the best. Raises ValueError on any other shape.
+    `forward` takes (N, input_channels, H, W), H and W multiples of 16, and returns logits (N, num_classes, H, W). With
+    deep supervision it returns a list of four such tensors; the last one is the best.
+    Raises ValueError for any other shape.
     """
 
     def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):
@@ -111,12 +113,12 @@ class NestedUNet(_UNetBase):
             setattr(self, head, nn.Conv2d(WIDTHS[0], num_classes, 1))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        self._check(x)
-        rows = []  # rows[level] holds that level's outputs, column by column
+        self._check_input(x)
+        rows = []  # rows[level][column] is the output of block conv{level}_{column}
         for level in range(len(WIDTHS)):
             rows.append([getattr(self, f"conv{level}_0")(self.pool(x) if level else x)])
             x = rows[level][0]
-            for column in range(1, level + 1):  # the anti-diagonal that this level completes
+            for column in range(1, level + 1):  # the blocks whose inputs are now complete, an anti-diagonal
                 row = rows[level - column]
                 block = getattr(self, f"conv{level - column}_{column}")
                 row.append(block(torch.cat([*row, self.up(rows[level - column + 1][column - 1])], 1)))
@@ -129,14 +131,14 @@ ARCHS = {"UNet": UNet, "NestedUNet": NestedUNet}
 
 
 def describe(state_dict: dict[str, Tensor]) -> dict:
-    """Read a net's description off its parameters: `arch num_classes input_channels deep_supervision`.
+    """Derive `arch`, `num_classes`, `input_channels` and `deep_supervision` from a model's weights.
 
-    Old files record none of it. Raises ValueError where the names are not those of a net of this module.
+    Old checkpoints do not record them. Raises ValueError if the weights are not those of a model in ARCHS.
     """
     head = state_dict.get("final.weight", state_dict.get("final4.weight"))
     stem = state_dict.get("conv0_0.conv1.weight")
     if head is None or stem is None or head.ndim != 4 or stem.ndim != 4:
-        raise ValueError(f"these are not the weights of {' or '.join(ARCHS)}: no conv0_0 or no final head among them")
+        raise ValueError(f"these are not the weights of {' or '.join(ARCHS)}: conv0_0 or the final head is missing")
     return {
         "arch": "NestedUNet" if "conv0_1.conv1.weight" in state_dict else "UNet",
         "num_classes": head.shape[0],
@@ -146,14 +148,14 @@ def describe(state_dict: dict[str, Tensor]) -> dict:
 
 
 def from_state_dict(state_dict: dict[str, Tensor]) -> nn.Module:
-    """Build the net that the weights belong to and load them.
+    """Build the model that the weights belong to and load them into it.
 
-    Raises ValueError where the names or shapes are not those of a net of this module.
+    Raises ValueError if the names or shapes are not those of a model in ARCHS.
     """
     description = describe(state_dict)
     model = ARCHS[description.pop("arch")](**description)
     try:
         model.load_state_dict(state_dict)
-    except RuntimeError as error:  # torch's wording runs over many lines; the first few name the keys
-        raise ValueError(names.shown(" ".join(str(error).split()))) from error
+    except RuntimeError as error:  # torch lists every key, each on its own line
+        raise ValueError(textwrap.shorten(str(error), 300, placeholder=" …")) from error
     return model

@@ -1,4 +1,4 @@
-"""The losses of the recipe; targets keep their soft edges in all of them."""
+"""The losses of the recipe. Targets have soft edges: they are not rounded to 0 and 1."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ def _check(logits: Tensor, target: Tensor) -> None:
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    """Sums over 9216 pixels and more do not survive half precision; float64 stays what it is."""
+    """Convert half precision to float32: it is too coarse for sums over 9216 pixels and more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class BCEWithLogitsLoss(nn.Module):
-    """Mean binary cross entropy of logits (N, C, H, W) against targets in [0, 1] of the same shape; a scalar."""
+    """Binary cross entropy of logits and targets in [0, 1], both (N, C, H, W); returns the mean, a scalar."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         _check(logits, target)
@@ -30,9 +30,9 @@ class BCEWithLogitsLoss(nn.Module):
 
 
 class BCEDiceLoss(nn.Module):
-    """0.5·BCE + (1 − mean over images of soft Dice); logits and targets (N, C, H, W), targets in [0, 1]; a scalar.
+    """0.5 · BCE + 1 − mean soft Dice of the images; logits and targets in [0, 1] are (N, C, H, W); returns a scalar.
 
-    Dice is taken over all classes' pixels of an image together, smoothed with 1e-5.
+    The Dice of an image takes the pixels of all its classes together, smoothed with 1e-5.
     """
 
     smooth = 1e-5
@@ -48,26 +48,29 @@ class BCEDiceLoss(nn.Module):
 
 
 class LovaszHingeLoss(nn.Module):
-    """Binary Lovász hinge (Berman et al. 2018, arXiv:1705.08790), per image and class, then averaged; a scalar.
+    """Binary Lovász hinge (Berman et al. 2018, arXiv:1705.08790), averaged over images and classes; returns a scalar.
 
-    Logits and targets are (N, C, H, W), targets in [0, 1]. The whole batch is sorted at once: the number of
-    operators does not depend on N or C, and nothing is copied to the host.
+    Logits and targets in [0, 1] are (N, C, H, W). The whole batch is sorted at once: the number of operators does not
+    depend on N or C, and nothing is copied to the host.
     """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         _check(logits, target)
         logits = _at_least_float32(logits).flatten(0, 1).flatten(1)  # one row for each image and class
         target = target.to(logits.dtype).flatten(0, 1).flatten(1)
-        # the hinge ahead of the sort, which is faster where many pixels are right and so alike: they come last, where
-        # their order does not count
+        # The hinge is applied before the sort. The errors of correct pixels are then all 0, and equal values sort
+        # faster; these pixels come last, and their order does not change the loss.
         errors, order = F.relu(1 - logits * (2 * target - 1)).sort(dim=1, descending=True)
-        # the extension's gradient is a constant of the sorted order: no gradient flows through the targets
+        # the gradient of the Lovász extension depends on the sorted order alone and counts as a constant
         weight = self._jaccard_steps(target.gather(1, order).detach())
         return (errors * weight).sum(1).mean()
 
     @staticmethod
     def _jaccard_steps(target: Tensor) -> Tensor:
-        """Growth of the Jaccard loss as each pixel of a row (R, P), worst error first, is counted as wrong."""
+        """Return by how much each pixel raises the Jaccard loss if the pixels of a row (R, P) become wrong one by one.
+
+        The pixels are sorted by error, largest first.
+        """
         total = target.sum(1, keepdim=True)
         seen = target.cumsum(1)
         rank = torch.arange(1, target.shape[1] + 1, device=target.device, dtype=target.dtype)
@@ -76,7 +79,7 @@ class LovaszHingeLoss(nn.Module):
 
 
 class DeepSupervisionLoss(nn.Module):
-    """The mean of a loss over a net's heads; a single tensor of logits counts as one head."""
+    """The mean of a loss over the heads of a model; a single tensor of logits is one head."""
 
     def __init__(self, loss: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How good a segmentation is: overlap of pixels (IoU, Dice) and of whole nuclei (average precision)."""
+"""Scores of a segmentation: overlap of pixels (IoU, Dice) and of whole nuclei (average precision)."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 SMOOTH = 1e-5
-# the thresholds of the 2018 Data Science Bowl: IoU 0.50, 0.55 … 0.95
+# of IoU, as in the 2018 Data Science Bowl: 0.50, 0.55 … 0.95
 THRESHOLDS = tuple(np.arange(0.5, 1.0, 0.05).round(2).tolist())
 
 
@@ -20,10 +20,10 @@ def _check(output: Tensor, target: Tensor) -> None:
 
 
 def iou_score(output: Tensor, target: Tensor) -> Tensor:
-    """IoU over the whole batch at once.
+    """Return the IoU over the whole batch at once.
 
-    output: logits of any shape, a pixel counts where sigmoid > 0.5; target: the same shape in [0, 1], counted > 0.5.
-    Returns a 0-dimensional tensor in (0, 1] on output's device. Raises ValueError where the shapes differ.
+    output: logits of any shape; sigmoid(output) > 0.5 is nucleus. target: the same shape, in [0, 1]; > 0.5 is nucleus.
+    Returns a 0-dimensional tensor in (0, 1] on the device of `output`. Raises ValueError if the shapes differ.
     """
     _check(output, target)
     predicted, true = torch.sigmoid(output) > 0.5, target > 0.5
@@ -31,10 +31,10 @@ def iou_score(output: Tensor, target: Tensor) -> Tensor:
 
 
 def mask_dice(output: Tensor, target: Tensor) -> Tensor:
-    """Dice of the masks over the whole batch at once, both thresholded as in `iou_score`, and the same arguments.
+    """Return the Dice of the masks over the whole batch at once; arguments and thresholds as in `iou_score`.
 
-    Nets trained with the Lovász hinge are content with probabilities little above and below 0.5, so that the soft
-    `dice_coef` is low even where the masks are right.
+    The Lovász hinge of a pixel is zero from a logit of ±1 on, a probability of 0.27 or 0.73. After training with it,
+    the soft `dice_coef` is therefore low even if the masks are right.
     """
     _check(output, target)
     predicted, true = torch.sigmoid(output) > 0.5, target > 0.5
@@ -42,10 +42,10 @@ def mask_dice(output: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_coef(output: Tensor, target: Tensor) -> Tensor:
-    """Soft Dice over the whole batch at once: probabilities against soft targets, nothing thresholded.
+    """Return the soft Dice over the whole batch at once: of probabilities and soft targets, without thresholds.
 
-    output: logits of any shape; target: the same shape in [0, 1]. Returns a 0-dimensional tensor in (0, 1] on output's
-    device. Raises ValueError where the shapes differ.
+    output: logits of any shape; target: the same shape, in [0, 1]. Returns a 0-dimensional tensor in (0, 1] on the
+    device of `output`. Raises ValueError if the shapes differ.
     """
     _check(output, target)
     probability, target = torch.sigmoid(output).float(), target.float()
@@ -53,22 +53,22 @@ def dice_coef(output: Tensor, target: Tensor) -> Tensor:
 
 
 def label_instances(mask: np.ndarray) -> np.ndarray:
-    """Number the connected regions (8 neighbours) of a boolean mask (H, W): int32 (H, W), 0 is background."""
+    """Number the connected regions (8 neighbors) of a boolean mask (H, W): int32 (H, W), 0 is background."""
     return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
 
 
 def average_precision(predicted: np.ndarray, true: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> float:
-    """Mean over IoU thresholds of TP / (TP + FP + FN), the score of the 2018 Data Science Bowl.
+    """Return the score of the 2018 Data Science Bowl: the mean of TP / (TP + FP + FN) over thresholds of IoU.
 
-    predicted, true: instance labels (H, W), whole numbers from 0, which is background. Two nuclei match where their
-    IoU exceeds the threshold (0.5 or more, so that no nucleus can match twice). Two empty images score 1.
-    Raises ValueError where the shapes differ or a threshold lies outside [0.5, 1).
+    predicted, true: instance labels (H, W), whole numbers from 0; 0 is background. Two nuclei match if their IoU is
+    above the threshold. Thresholds are at least 0.5, so that no nucleus can match twice. Two empty images score 1.
+    Raises ValueError if the shapes differ or a threshold is outside [0.5, 1).
     """
     if predicted.shape != true.shape:
         raise ValueError(f"label images must have the same shape, not {predicted.shape} and {true.shape}")
     if not thresholds or any(not 0.5 <= t < 1 for t in thresholds):
         raise ValueError(f"thresholds must lie in [0.5, 1), not {thresholds}")
-    # relabel 0 … n without gaps, then count every pair of labels in one pass
+    # renumber the labels from 0 without gaps, then count the pixels of every pair of labels at once
     predicted_ids, p = np.unique(np.append(predicted, 0), return_inverse=True)
     true_ids, t = np.unique(np.append(true, 0), return_inverse=True)
     overlap = np.zeros((len(predicted_ids), len(true_ids)))

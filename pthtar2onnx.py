@@ -1,13 +1,10 @@
-"""Export a trained model to ONNX, check it, and only then put it in place."""
+"""Export a trained model to ONNX, check the file, and only then put it in place."""
 
 import options
-import runtime as rt
-import startup
-from errors import InputError, one_sentence
+from runtime import startup
 
-if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
-    ARGS = options.parse_export()
-    startup.require_torch()
+if __name__ == "__main__":  # before torch is imported, so that --help and a mistyped flag are answered at once
+    ARGS = startup.parse_flags(options.parse_export)
 
 import warnings
 from argparse import Namespace
@@ -21,8 +18,11 @@ from torch import nn
 
 import archs
 import engine
-import files
 import utils
+from runtime.distributed import init_runtime
+from runtime.errors import InputError
+from runtime.files import atomic_write
+from runtime.settings import apply_recorded_settings, recorded_settings, settings_to_metadata
 
 TOLERANCE = 1e-4
 
@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 def export(model: nn.Module, example: torch.Tensor, path: Path, opset: int, dynamic: bool) -> list[str]:
     """Write the net's graph for inputs like `example` (N, 3, H, W) to `path`; returns the names of its outputs.
 
-    The TorchScript exporter: the newer one needs opset 18, and Ascend's ATC wants a modest one.
+    It uses the TorchScript exporter: the newer one needs opset 18, and Ascend's ATC needs a lower one.
     """
     heads = 4 if getattr(model, "deep_supervision", False) else 1
     outputs = [f"output{k}" for k in range(1, heads + 1)]
@@ -52,7 +52,7 @@ def export(model: nn.Module, example: torch.Tensor, path: Path, opset: int, dyna
 
 @torch.inference_mode()
 def largest_difference(model: nn.Module, path: Path, examples: list[torch.Tensor]) -> float:
-    """The largest difference between torch's and onnxruntime's outputs over all heads and examples."""
+    """Return the largest difference between torch's and onnxruntime's outputs over all heads and examples."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for example in examples:
@@ -63,47 +63,51 @@ def largest_difference(model: nn.Module, path: Path, examples: list[torch.Tensor
     return float(max(differences))
 
 
-def main(args: Namespace) -> None:
-    """Load, export, check, compare, replace the target."""
-    path = Path(args.checkpoint) if args.checkpoint else utils.find_model(args.name)
-    model, checkpoint = engine.load_model(path, rt.init("cpu"), any_channels=True, trust=args.trust_checkpoint)
-    description = archs.describe(checkpoint["state_dict"])
-    print(f"model: {path}, {', '.join(f'{key} {value}' for key, value in description.items())}")
-
-    settings = utils.settings_of(checkpoint, path)
-
-    def example(batch: int, height: int, width: int) -> torch.Tensor:
-        # what the net sees of an image: normalised, and mostly divided by 255
-        return torch.randn(batch, model.input_channels, height, width, generator=generator) / (
-            255 if settings["divide_twice"] else 1
-        )
-
+def example_inputs(args: Namespace, channels: int) -> list[torch.Tensor]:
+    """Return random inputs (N, channels, H, W) on the scale of prepared images; with `--dynamic` a second size."""
     generator = torch.Generator().manual_seed(0)
-    examples = [example(args.batch_size, args.input_h, args.input_w)]
-    if args.dynamic:  # another batch size, height and width than the graph was traced with
-        examples.append(example(args.batch_size + 1, args.input_h + archs.STRIDE, args.input_w + 2 * archs.STRIDE))
-    target = Path(args.output)
-    with files.replacing(target) as partial:
+    shapes = [(args.batch_size, channels, args.input_h, args.input_w)]
+    if args.dynamic:
+        shapes.append((args.batch_size + 1, channels, args.input_h + archs.STRIDE, args.input_w + 2 * archs.STRIDE))
+    return [torch.randn(shape, generator=generator) / (255 if args.divide_twice else 1) for shape in shapes]
+
+
+def write_checked(model: nn.Module, args: Namespace, metadata: dict[str, str], target: Path) -> None:
+    """Export the model to `target`; the file replaces an old one only if it computes what torch computes.
+
+    metadata: notes for demo.py in the file.
+    Raises InputError if torch cannot export to the opset, or if the outputs differ.
+    """
+    examples = example_inputs(args, model.input_channels)
+    with atomic_write(target) as partial:
         try:
             outputs = export(model, examples[0], partial, args.opset, args.dynamic)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"--opset {args.opset}: torch cannot export to it ({reason})") from error
         graph = onnx.load(partial)
-        # which the file's user has to know
-        onnx.helper.set_model_props(graph, utils.preparation_to_text(settings))
+        onnx.helper.set_model_props(graph, metadata)
         onnx.save(graph, partial)
         onnx.checker.check_model(graph, full_check=True)
         difference = largest_difference(model, partial, examples)
         print(f"largest difference from torch in onnxruntime: {difference:.2e}")
         if not difference <= TOLERANCE:
-            raise InputError(
-                f"{path}: its export differs from torch by more than {TOLERANCE}; {target} is left as it was"
-            )
+            raise InputError(f"the export differs from torch by more than {TOLERANCE}; {target} is left as it was")
     shape = "batch×3×height×width" if args.dynamic else "×".join(map(str, examples[0].shape))
     print(f"{target}: input actual_input_1 {shape}, output {', '.join(outputs)}, opset {args.opset}")
 
 
+def main(args: Namespace) -> None:
+    """Load, export, check, compare, replace the target."""
+    path = Path(args.checkpoint) if args.checkpoint else utils.find_model(args.name)
+    model, checkpoint = engine.load_model(path, init_runtime("cpu"), any_channels=True, trust=args.trust_checkpoint)
+    description = archs.describe(checkpoint["state_dict"])
+    print(f"model: {path}, {', '.join(f'{key} {value}' for key, value in description.items())}")
+    settings = recorded_settings(checkpoint, path, options.RECORDED_FLAGS)
+    apply_recorded_settings(args, settings, options.INPUT_FLAGS)
+    settings |= {name: vars(args)[name] for name in options.INPUT_FLAGS}
+    write_checked(model, args, settings_to_metadata(settings, options.EVALUATION_FLAGS), Path(args.output))
+
+
 if __name__ == "__main__":
-    with one_sentence():
-        main(ARGS)
+    startup.run(main, ARGS)

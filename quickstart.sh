@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The whole job in one command: environment, data, training, evaluation, pictures, ONNX. See --help.
+# Does everything in one command: environment, data, training, evaluation, pictures, ONNX export. Flags: --help
 set -u
-here=${BASH_SOURCE[0]%quickstart.sh} # not by dirname: $(…) drops a line break that a folder's name ends with
+here=${BASH_SOURCE[0]%quickstart.sh} # $(dirname …) would drop a newline at the end of the folder's name
 # shellcheck source-path=SCRIPTDIR source=test/common.sh
 source "${here:-./}test/common.sh" || exit 1
 # shellcheck source-path=SCRIPTDIR source=test/setup_venv.sh
 source "$test_dir/setup_venv.sh" || exit 1
 
-run_name=quickstart # all that is written lies under folders of this name, save for the prepared data
+run_name=quickstart # all files except the prepared data are written to folders of this name
 prepared_folder=inputs/dsb2018_96
 raw_folder=inputs/data-science-bowl-2018/stage1_train
 raw_zip=inputs/stage1_train.zip
@@ -21,13 +21,14 @@ models=models/$run_name
 help_text() {
     cat <<EOT
 usage: bash quickstart.sh [--data=PATH] [--synthetic] [--epochs=N]
-Prepares data, trains a small UNet run, evaluates it, draws pictures and exports it to ONNX, on whatever device is here.
+Prepares data, trains a UNet for a few epochs, evaluates it, draws pictures and exports it to ONNX.
+Uses an NPU or a CUDA GPU if there is one, else the CPU.
 
   --data=PATH   DSB2018 as a folder (stage1_train) or zip, or a prepared data set (default: $prepared_folder, else
                 $raw_folder, else $raw_zip, else a download, else synthetic)
-  --synthetic   draw synthetic nuclei instead of looking for data
-  --epochs=N    epochs to train (default: 5, synthetic 10)
-  --help        this text
+  --synthetic   use synthetic images of nuclei instead of DSB2018
+  --epochs=N    epochs to train (default: 5; for synthetic images 10)
+  --help        show this text
 EOT
 }
 
@@ -39,9 +40,9 @@ wrong_flag() {
 notice() {
     cat <<EOT
 
-NOTICE: this run uses SYNTHETIC images that the program drew itself.
+NOTICE: this run uses SYNTHETIC images that the program has drawn itself.
         Its numbers only show that everything works here. THEY ARE NOT DSB2018 RESULTS.
-        For those: bash quickstart.sh --data=PATH, the stage1_train folder or zip.
+        For DSB2018 results: bash quickstart.sh --data=PATH, with the stage1_train folder or zip as PATH.
 
 EOT
 }
@@ -52,7 +53,7 @@ step() {
     say "[$step_number/6] $*"
 }
 
-# fail LOG STATUS: a command that logged to LOG has failed or was stopped.
+# fail LOG STATUS: ends the quickstart after a command with this log and exit code failed or was stopped by a signal.
 fail() {
     local status=$2
     ((status != 0)) || status=$((128 + $(kill -l "$caught")))
@@ -65,7 +66,7 @@ fail() {
     exit "$status"
 }
 
-# run LOG COMMAND…: the command's output goes to LOG; a failure ends the quickstart.
+# run LOG COMMAND…: runs the command with its output in LOG. If it fails, the quickstart ends.
 run() {
     local log=$1 status=0
     shift
@@ -73,9 +74,9 @@ run() {
     [[ $status == 0 && -z $caught ]] || fail "$log" "$status"
 }
 
-# show_epochs LOG: from stdin to LOG, with a line on the terminal for each epoch.
+# show_epochs LOG: copies stdin to LOG, and prints one line on the terminal for each epoch.
 show_epochs() {
-    trap '' HUP INT TERM USR1 # the training is told, and its last words belong into the log
+    trap '' HUP INT TERM USR1 # go on until the training has ended, so that the log has its last lines
     local line epoch='' fps=''
     while IFS= read -r line || [[ -n $line ]]; do
         printf '%s\n' "$line" >&3
@@ -97,7 +98,7 @@ prepare_synthetic() {
     data=$synthetic_folder
     notice
     if is_prepared "$data"; then
-        say "      $data is there already"
+        say "      $data already exists"
     else
         run "$logs/data.log" "$python" preprocess_dsb2018.py --synthetic 200
     fi
@@ -109,30 +110,30 @@ download_or_draw() {
         status=$?
     data=$prepared_folder
     ((status != 0)) || [[ -n $caught ]] || return 0
-    # only a download that did not come about is made up for
+    # synthetic images only replace a failed download: after a signal, or if the zip is there, the quickstart ends
     [[ -z $caught && $status -lt 128 && ! -f $raw_zip ]] || fail "$logs/download.log" "$status"
     reason=$(tail -n 1 -- "$logs/download.log")
     say "      no download: ${reason#"[Error] "}"
     prepare_synthetic
 }
 
-# Sets data to a prepared data set, kind to what it is.
+# Sets data to a prepared data set, and kind to its description.
 get_data() {
     kind=DSB2018
     if [[ $synthetic == yes ]]; then
-        step 'Data: synthetic, as asked for'
+        step 'Data: synthetic (--synthetic)'
         prepare_synthetic
     elif [[ -n $data ]] && is_prepared "$data"; then
-        step "Data: $data, prepared already"
+        step "Data: $data, already prepared"
         kind="your own, $data"
     elif [[ -n $data ]]; then
         step "Data: preparing $data"
-        # a folder of its own: nobody knows that these are the images of DSB2018
+        # not into prepared_folder: these may be other images than DSB2018
         kind="your own, $data"
         run "$logs/data.log" "$python" preprocess_dsb2018.py "--input=$data" --output "$own_folder" --overwrite
         data=$own_folder
     elif is_prepared "$prepared_folder"; then
-        step "Data: $prepared_folder, prepared already"
+        step "Data: $prepared_folder, already prepared"
         data=$prepared_folder
     elif [[ -d $raw_folder || -f $raw_zip ]]; then
         data=$raw_folder
@@ -141,20 +142,20 @@ get_data() {
         run "$logs/data.log" "$python" preprocess_dsb2018.py --input "$data" --output "$prepared_folder"
         data=$prepared_folder
     else
-        step 'Data: none here, trying to download DSB2018 (about 80 MB)'
+        step 'Data: none found, trying to download DSB2018 (about 80 MB)'
         download_or_draw
     fi
 }
 
 train() {
-    local log=$logs/train.log status=0 shower
+    local log=$logs/train.log status=0 reader
     exec 4> >(show_epochs "$log")
-    shower=$!
-    # smaller batches than the recipe's: BatchNorm's statistics need some 150 steps to settle, however few the images
+    reader=$!
+    # Batch 8 instead of 16 doubles the number of steps. The running statistics of BatchNorm need about 150 to settle.
     run_forwarding /dev/fd/4 "$python" train.py "$data" --name "$run_name" --epochs "$epochs" --batch_size 8 ||
         status=$?
     exec 4>&-
-    wait "$shower" # until the log is whole
+    wait "$reader" # until the log is complete
     [[ $status == 0 && -z $caught ]] || fail "$log" "$status"
 }
 
@@ -162,13 +163,13 @@ row() { say "  $(printf %-9s "$1") $2"; }
 
 results() {
     local log iou dice mask_dice fps images at=$root/
-    [[ $started_in != "$root" ]] || at=
+    [[ $started_in != "$root" ]] || at= # relative paths are shorter
     log=$logs/train.log
-    fps=$(field FPS@all ' FPS@all ' | tail -n 1)
+    fps=$(log_values FPS@all ' FPS@all ' | tail -n 1)
     log=$logs/val.log
-    iou=$(field IoU: 'IoU: ' | tail -n 1)
-    mask_dice=$(field Dice: 'Mask Dice: ' | tail -n 1)
-    dice=$(field Dice: 'Dice: ' | tail -n 1)
+    iou=$(log_values IoU: 'IoU: ' | tail -n 1)
+    mask_dice=$(log_values Dice: 'Mask Dice: ' | tail -n 1)
+    dice=$(log_values Dice: 'Dice: ' | tail -n 1)
     images=$(find "$data/images" -type f | wc -l)
     [[ $kind != SYNTHETIC* ]] || notice
     say 'Results:'
@@ -177,7 +178,7 @@ results() {
     row Dice "$mask_dice (masks), $dice (probabilities)"
     row images/s "$fps (training)"
     row time "$((SECONDS / 60)) min $((SECONDS % 60)) s"
-    row pictures "$at$pictures/overview.png and beside it"
+    row pictures "$at$pictures (start with overview.png)"
     row masks "$at$masks"
     row models "$at$models/model_best.pth.tar, $at$models/UNet.onnx"
     row logs "$at$logs"
@@ -191,7 +192,7 @@ for arg in "$@"; do
         --data=?*) data=${arg#*=} ;;
         --epochs=*)
             epochs=${arg#*=}
-            [[ $epochs =~ ^[1-9][0-9]*$ ]] || wrong_flag "--epochs takes a positive number, not \"$epochs\"."
+            [[ $epochs =~ ^[1-9][0-9]*$ ]] || wrong_flag "--epochs needs a positive number, not \"$epochs\"."
             ;;
         --synthetic) synthetic=yes ;;
         --help | -h)
@@ -204,7 +205,7 @@ done
 [[ $synthetic == no || -z $data ]] || wrong_flag 'Give one of --data and --synthetic, not both.'
 [[ -z $data || $data == /* ]] || data=$PWD/$data
 [[ -z $data || -e $data ]] || die "There is nothing at \"$data\" (from --data)."
-[[ ! -d $data ]] || set_folder data "$data" || die "The folder that --data names cannot be entered."
+[[ ! -d $data ]] || set_folder data "$data" || die "Cannot open the folder \"$data\" (from --data)."
 
 started_in=$PWD
 cd -- "$root" || exit 1
@@ -212,7 +213,7 @@ mkdir -p -- "$logs" || exit 1
 
 step 'Environment'
 requirements=(requirements.txt)
-# an environment of the user's own on an Ascend host has the torch_npu that fits its CANN
+# on an Ascend host, the user's own environment already has the torch_npu that matches its CANN
 if on_ascend && [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then requirements+=(requirements-npu.txt); fi
 setup_venv "${requirements[@]}" || exit 1
 load_ascend_environment
@@ -226,7 +227,7 @@ fi
 step "Training for $epochs epochs (log: $logs/train.log)"
 train
 
-rm -rf -- "$masks" "$pictures" # an earlier quickstart's, perhaps of other data
+rm -rf -- "$masks" "$pictures" # from an earlier quickstart, perhaps with other data
 step 'Evaluation'
 run "$logs/val.log" "$python" val.py --name "$run_name"
 

@@ -1,17 +1,23 @@
-"""Small things every script needs: meters and log lines, seeds, run folders and the settings they hold."""
+"""What several commands share: meters and log lines, seeds, and finding a run's folder, model and data."""
 
+import math
 import random
-import reprlib
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
-import names
-from errors import InputError
-from files import read_bytes, replacing
+from runtime import names
+from runtime.checkpoint import BEST
+from runtime.distributed import Runtime
+from runtime.errors import DivergedError, InputError
+
+# the first steps of an epoch do not count into its speed: operators are compiled and queues filled then
+WARMUP_STEPS, WARMUP_STEPS_DISTRIBUTED = 9, 3
 
 
 class AverageMeter:
@@ -35,9 +41,139 @@ class AverageMeter:
         return f"{self.name} {self.val:{self.fmt}} ({self.avg:{self.fmt}})"
 
 
-def progress_line(prefix: str, step: int, total: int, meters: list[AverageMeter]) -> str:
+def progress_line(prefix: str, step: int, total: int, meters: Iterable[AverageMeter]) -> str:
     """`prefix[ step/total]⇥meter⇥meter…`, the step padded to the width of the total; harnesses grep it."""
     return "\t".join([f"{prefix}[{step:{len(str(total))}d}/{total}]", *map(str, meters)])
+
+
+class MetricLogger:
+    """Times the steps of a training epoch, prints their lines, and stops the run if a loss is not finite.
+
+    On an accelerator the numbers of a step are read after the next step was launched, so that the device never waits
+    for the host. Three kinds of steps are read at once: the last of the epoch, the last warm-up step (so that the time
+    of the counted steps is complete), and those after which the run saves, every `save_steps` steps.
+
+    All numbers are those of the whole run, over its processes. `state_dict` lets an epoch continue after any step.
+    """
+
+    def __init__(self, runtime: Runtime, save_steps: int = 0):
+        self.runtime, self.save_steps = runtime, save_steps
+        self.stop_requested = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new epoch."""
+        self.step = 0  # the last one whose numbers were read
+        self.seconds: list[float] = []  # of each step
+        self.batch_size = 0  # over all processes
+        self.skipped = 0  # steps, because their gradients overflowed
+        self.unreadable = 0  # images that were replaced by others
+        self.meters = {
+            "Time": AverageMeter("Time", "6.3f"),
+            "Data": AverageMeter("Data", "6.3f"),
+            "Loss": AverageMeter("Loss", "6.8f"),
+            "Iou": AverageMeter("Iou", "6.4f"),
+        }
+
+    def batches(self, loader: Iterable, epoch: int) -> Iterator:
+        """Yield the loader's batches, which continue after the steps already done; epochs count from 0."""
+        self.epoch, self.total = epoch, len(loader)
+        self.read_at_once = {self.total, warmup_steps(self.total, self.runtime.world_size)}
+        self.pending = deque()
+        self.step_start = self.wait_start = time.perf_counter()
+        for step, batch in enumerate(loader, self.step + 1):
+            self.current = step
+            self.waited = time.perf_counter() - self.wait_start
+            yield batch
+
+    @property
+    def is_last_step(self) -> bool:
+        """Is the current step the last of the epoch?"""
+        return self.current == self.total
+
+    @property
+    def is_save_step(self) -> bool:
+        """Does the run save after the current step?"""
+        return self.save_steps > 0 and self.current % self.save_steps == 0
+
+    def record(self, batch_size: int, loss, iou, skipped, unreadable: int, stop: bool) -> None:
+        """Take in the numbers of a step of this process, without waiting for the device, and print what has arrived.
+
+        loss, iou, skipped: numbers, or tensors of one number on the device. stop: was this process asked to stop?
+        """
+        values = self.runtime.sum_async(loss, iou, self.waited, skipped, unreadable, stop)
+        self.pending.append((self.current, batch_size, values))
+        read_at_once = self.is_save_step or self.current in self.read_at_once
+        max_pending = 0 if read_at_once else int(self.runtime.is_accelerator)
+        while len(self.pending) > (0 if self.stop_requested else max_pending):
+            self._read_and_print(*self.pending.popleft())
+
+    def _read_and_print(self, step: int, batch_size: int, values) -> None:
+        world_size = self.runtime.world_size
+        *totals, unreadable, stops = values.wait()
+        now = time.perf_counter()
+        seconds, self.step_start = now - self.step_start, now
+        # a plain mean, since all processes have equally large shares of the batch
+        loss, iou, waited, skipped = (total / world_size for total in totals)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} in epoch {self.epoch + 1}, step {step}")
+        self.step, self.batch_size = step, batch_size * world_size
+        self.seconds.append(seconds)
+        self.skipped += round(skipped)
+        self.unreadable += round(unreadable)
+        self.meters["Time"].update(seconds)
+        self.meters["Data"].update(waited)
+        self.meters["Loss"].update(loss, self.batch_size)
+        self.meters["Iou"].update(iou, self.batch_size)
+        self.stop_requested |= bool(stops)
+        print(progress_line(f"Epoch: [{self.epoch + 1}]", step, self.total, self.meters.values()), flush=True)
+
+    @contextmanager
+    def paused(self):
+        """Exclude the time spent in this context from the steps' times."""
+        start = time.perf_counter()
+        yield
+        self.wait_start = time.perf_counter()
+        self.step_start += self.wait_start - start
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Print the epoch's speed, and return its `loss`, `iou` and `fps`."""
+        fps = images_per_second(self.batch_size, self.seconds, self.runtime.world_size)
+        # "npu id" on every device: harnesses grep it
+        print(f"[npu id: {self.runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
+        if self.skipped:
+            print(f"{self.skipped} of {self.step} steps were skipped: their gradients overflowed", flush=True)
+        if self.unreadable:
+            print(f"{self.unreadable} unreadable images were replaced by others in this epoch", flush=True)
+        return {"loss": self.meters["Loss"].avg, "iou": self.meters["Iou"].avg, "fps": fps}
+
+    def state_dict(self) -> dict:
+        """Return the epoch's numbers so far, as plain numbers and lists."""
+        counts = {name: getattr(self, name) for name in ("step", "batch_size", "skipped", "unreadable")}
+        meters = {name: [meter.val, meter.sum, meter.count] for name, meter in self.meters.items()}
+        return counts | {"seconds": list(self.seconds), "meters": meters}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from a state_dict; raises KeyError, TypeError or ValueError if `state` is not one."""
+        for key in ("step", "batch_size", "skipped", "unreadable"):
+            setattr(self, key, int(state[key]))
+        self.seconds = [float(seconds) for seconds in state["seconds"]]
+        if len(self.seconds) != self.step or not all(seconds > 0 for seconds in self.seconds):
+            raise ValueError(f"{self.step} steps, but not as many times")
+        for name, meter in self.meters.items():
+            meter.val, meter.sum, meter.count = map(float, state["meters"][name])
+
+
+def warmup_steps(steps: int, world_size: int = 1) -> int:
+    """Return how many of an epoch's first steps do not count into its speed; only the first if none would remain."""
+    most = WARMUP_STEPS_DISTRIBUTED if world_size > 1 else WARMUP_STEPS
+    return most if steps > most else int(steps > 1)
+
+
+def images_per_second(batch_size: int, step_seconds: list[float], world_size: int = 1) -> float:
+    """Return the global batch size ÷ the mean time of the steps after the warm-up."""
+    counted = step_seconds[warmup_steps(len(step_seconds), world_size) :]
+    return batch_size * len(counted) / sum(counted)
 
 
 def seed_everything(seed: int) -> None:
@@ -48,150 +184,32 @@ def seed_everything(seed: int) -> None:
 
 
 def run_folder(name: str, parent: str = "models") -> Path:
-    """`<parent>/<name>`; raises InputError where the name would lead out of the folder."""
-    if not names.is_plain(name) or name.startswith("-"):
+    """Return `<parent>/<name>`; raises InputError if the name would lead out of the parent folder."""
+    if not names.is_safe(name) or name.startswith("-"):
         raise InputError(
-            f"--name {names.shown(repr(name))}: use a plain folder name, without slashes, control characters or a "
+            f"--name {names.printable(repr(name))}: use a plain folder name, without slashes, control characters or a "
             "leading dash, and not too long"
         )
     return Path(parent) / name
 
 
-def save_config(config: dict, folder: Path) -> None:
-    """Write `<folder>/config.yml`: all flags, plain YAML."""
-    with replacing(folder / "config.yml") as path:
-        path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-MOST_CONFIG_BYTES = 64 * 2**10  # ours have one or two KB
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which let a short file stand for billions of values, and without deep nesting."""
-
-    depth = 0
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it uses aliases, and flags need none")
-        self.depth += 1
-        if self.depth > 10:
-            raise yaml.YAMLError("it is nested more than ten deep")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def load_config(folder: Path) -> dict:
-    """Read `<folder>/config.yml`; {} where there is none. Raises InputError where it is not a small YAML mapping."""
-    path = folder / "config.yml"
-    if not path.exists():
-        return {}
-    content = read_bytes(path, MOST_CONFIG_BYTES)
-    try:
-        config = yaml.load(content.decode("utf-8"), _PlainLoader)
-    except Exception as error:  # besides its own errors, PyYAML raises many types for dates and numbers that are none
-        reason = names.shown(" ".join(str(error).split()), 200)
-        raise InputError(f"{path}: not readable as YAML; mend or remove it ({reason})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: holds no `flag: value` lines; mend or remove it")
-    return config
-
-
-def _in_short(value: object) -> str:
-    try:
-        return names.shown(reprlib.repr(value))
-    except ValueError:  # a number of thousands of digits has no text
-        return "a number of thousands of digits"
-
-
 def find_model(name: str) -> Path:
-    """The trained model of a run: `models/<name>/model_best.pth.tar`, else the GPU edition's `model.pth`.
+    """Return the trained model of a run: `model_best.pth.tar`, or the GPU edition's `model.pth`.
 
-    Raises InputError where there is neither.
+    Raises InputError if the folder has neither.
     """
     folder = run_folder(name)
-    for path in (folder / "model_best.pth.tar", folder / "model.pth"):
+    for path in (folder / BEST, folder / "model.pth"):
         if path.is_file():
             return path
-    raise InputError(f"{folder}: no model_best.pth.tar or model.pth there; train it first, or give another --name")
+    raise InputError(f"{folder}: no {BEST} or model.pth there; train it first, or give another --name")
 
 
-# what training leaves to its defaults, for models whose config.yml is lacking or silent
-SETTINGS = {
-    "dataset": "dsb2018_96",
-    "img_ext": ".png",
-    "mask_ext": ".png",
-    "input_h": 96,
-    "input_w": 96,
-    "batch_size": 16,
-    "loss": "LovaszHingeLoss",
-    "seed": 5,
-    "normalization": "standard",
-    "divide_twice": True,
-    "inner_split": False,
-}
-PREPARATION = ("normalization", "divide_twice")  # those of SETTINGS that tell what a net sees of an image
-# which of their values are taken from a file that somebody else may have made
-SANE: dict[str, Callable[[object], bool]] = {
-    "dataset": names.is_plain,
-    "img_ext": names.EXTENSION.fullmatch,
-    "mask_ext": names.EXTENSION.fullmatch,
-    "input_h": range(1, 4097).__contains__,
-    "input_w": range(1, 4097).__contains__,
-    "batch_size": range(1, 2**16 + 1).__contains__,
-    "loss": str.isidentifier,
-    "seed": range(2**64).__contains__,
-    "normalization": ("standard", "image").__contains__,
-    "divide_twice": (True, False).__contains__,
-    "inner_split": (True, False).__contains__,
-}
-LONGEST_PATH = 4000
+def find_data(data_path: str | None, settings: Mapping, dataset: str | None = None) -> Path:
+    """Return the prepared data: `--data_path`, else `inputs/<--dataset>`, else those of the training.
 
-
-def settings_of(checkpoint: dict, path: Path) -> dict:
-    """The flags a checkpoint was trained with: its own record, else the config.yml beside it, else the defaults.
-
-    Raises InputError naming the file and the flag where one that counts later has a value it cannot have.
-    """
-    config = checkpoint.get("config")
-    where = path
-    if not isinstance(config, dict):
-        config, where = load_config(Path(path).parent), Path(path).parent / "config.yml"
-    settings = SETTINGS | {flag: value for flag, value in config.items() if value is not None}
-    for flag, default in SETTINGS.items():
-        value = settings[flag]
-        if type(value) is not type(default) or not SANE[flag](value):
-            raise InputError(f"{where}: {flag} cannot be {_in_short(value)}; the recipe has {default!r}")
-    recorded = settings.get("data_path", "")
-    if not isinstance(recorded, str) or recorded != names.shown(recorded, LONGEST_PATH):
-        raise InputError(f"{where}: data_path cannot be {_in_short(recorded)}; it names a folder")
-    return settings
-
-
-def preparation_to_text(settings: dict) -> dict[str, str]:
-    """What an export records of `settings_of`: how images are prepared for its net."""
-    return {flag: str(settings[flag]) for flag in PREPARATION}
-
-
-def preparation_from_text(recorded: dict[str, str], path: Path) -> dict:
-    """The same settings, back from what an export records; as published where it is silent.
-
-    Raises InputError naming the file where it records a preparation that there is not.
-    """
-    found = {flag: SETTINGS[flag] for flag in PREPARATION}
-    for flag in recorded.keys() & PREPARATION:
-        found[flag] = {"True": True, "False": False}.get(recorded[flag], recorded[flag])
-        if type(found[flag]) is not type(SETTINGS[flag]) or not SANE[flag](found[flag]):
-            raise InputError(f"{path}: records {flag} as {_in_short(recorded[flag])}, which is not known here")
-    return found
-
-
-def find_data(data_path: str | None, settings: dict, dataset: str | None = None) -> Path:
-    """The prepared data: `--data_path`, else `--dataset`, else the path trained on, else `inputs/<dataset trained on>`.
-
-    Raises InputError where the path trained on is gone, unless a folder of its name is under inputs/: scores on other
-    data would pass for the model's.
+    Raises InputError if the training data are gone, unless inputs/ has a folder of that name: scores on other data
+    would be misleading.
     """
     if data_path or dataset:
         return Path(data_path) if data_path else Path("inputs") / dataset
@@ -199,5 +217,5 @@ def find_data(data_path: str | None, settings: dict, dataset: str | None = None)
     if isinstance(recorded, str) and Path(recorded).is_dir():
         return Path(recorded)
     if isinstance(recorded, str) and Path(recorded).name != fallback.name:
-        raise InputError(f"{recorded}: the data that the model was trained on are gone; give them with --data_path")
+        raise InputError(f"{recorded}: the data that the model was trained on are gone; give the path of the data")
     return fallback

@@ -1,13 +1,10 @@
 """Evaluate a trained model on the validation split: IoU, Dice and average precision, a table by image, its masks."""
 
 import options
-import runtime as rt
-import startup
-from errors import one_sentence
+from runtime import startup
 
-if __name__ == "__main__":  # before torch is imported: --help and a mistyped flag are answered at once
-    ARGS = options.parse_val()
-    startup.require_torch()
+if __name__ == "__main__":  # before torch is imported, so that --help and a mistyped flag are answered at once
+    ARGS = startup.parse_flags(options.parse_val)
 
 from argparse import Namespace
 from pathlib import Path
@@ -16,14 +13,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-import background
 import dataset
 import engine
-import files
 import metrics
-import pictures
 import utils
-
+from imaging.drawing import write_probabilities
+from imaging.reader import write_image
+from runtime.background import BackgroundPool
+from runtime.distributed import init_runtime
+from runtime.files import atomic_write
+from runtime.settings import apply_recorded_settings, recorded_settings
 
 PIXEL_SCORES = {"iou": metrics.iou_score, "mask_dice": metrics.mask_dice, "dice": metrics.dice_coef}
 
@@ -31,11 +30,11 @@ PIXEL_SCORES = {"iou": metrics.iou_score, "mask_dice": metrics.mask_dice, "dice"
 class Scores:
     """Collects the scores of whole batches and of each image, by class, and writes the masks.
 
-    A pool's threads take the images: what they found, wrote or could not is known at the pool's end.
+    The threads of a pool do the work on images. Their rows are complete, and their errors raised, at the pool's end.
     """
 
-    def __init__(self, folder: Path, pool: background.Pool):
-        self.folder, self.pool, self.batches, self.scored = folder, pool, [], []
+    def __init__(self, folder: Path, pool: BackgroundPool):
+        self.folder, self.pool, self.batches, self.futures = folder, pool, [], []
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
         """Take in a batch: logits and targets (N, num_classes, H, W)."""
@@ -45,16 +44,16 @@ class Scores:
             scores = {key: score(logits[:, chosen], target[:, chosen]).item() for key, score in PIXEL_SCORES.items()}
             self.batches.append({"label": label, "weight": len(ids), **scores})
         for img_id, own_logits, own_target in zip(ids, logits, target):
-            self.scored.append(self.pool.submit(self._score, img_id, own_logits, own_target))
+            self.futures.append(self.pool.submit(self._score, img_id, own_logits, own_target))
 
     def _score(self, img_id: str, logits: torch.Tensor, target: torch.Tensor) -> list[dict]:
         """Write an image's pictures and return its row for each class."""
         probability, rows = torch.sigmoid(logits).numpy(), []
-        pictures.write_probabilities(self.folder, img_id, probability)
+        write_probabilities(self.folder, img_id, probability)
         for k in range(len(probability)):
-            self.pool.go_on()
+            self.pool.check_cancelled()
             mask, true = probability[k] > 0.5, target[k].numpy() > 0.5
-            files.write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
+            write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
             row = {"id": img_id, "class": k}
             row |= {key: score(logits[k], target[k]).item() for key, score in PIXEL_SCORES.items()}
             row["ap"] = metrics.average_precision(metrics.label_instances(mask), metrics.label_instances(true))
@@ -62,11 +61,11 @@ class Scores:
         return rows
 
     def images(self) -> pd.DataFrame:
-        """A row for each image and class, in the order of the images; once the pool is done."""
-        return pd.DataFrame([row for future in self.scored for row in future.result()])
+        """Return a row for each image and class, in the order of the images; call it after the pool's end."""
+        return pd.DataFrame([row for future in self.futures for row in future.result()])
 
     def table(self) -> pd.DataFrame:
-        """A row for all classes and one for each: batch scores, then the means of the images' IoU, Dice and AP."""
+        """Return a row for all classes and one for each: batch scores, then the mean IoU, Dice and AP of the images."""
         rows, images = {}, self.images()
         for label, group in pd.DataFrame(self.batches).groupby("label", sort=False):
             own = images if label == "all" else images[images["class"] == int(label.removeprefix("class "))]
@@ -78,23 +77,23 @@ class Scores:
 
 def main(args: Namespace) -> None:
     """Load the model and its data, evaluate, write and print the tables."""
-    runtime = rt.init(args.device, args.device_id)
+    runtime = init_runtime(args.device, args.device_id)
     path = utils.find_model(args.name)
     model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
-    settings = utils.settings_of(checkpoint, path)
+    settings = recorded_settings(checkpoint, path, options.ANY_SIZE_FLAGS)
     print(f"model: {path}, {checkpoint['epoch']} epochs trained")
+    apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
     model = engine.for_any_size(model, args.tta)
     data_path = utils.find_data(args.data_path, settings)
-    _, data = dataset.open_dataset(data_path, model.num_classes, settings)
+    _, data = dataset.open_dataset(data_path, model.num_classes, vars(args))
     print(f"data: {data_path}, {len(data)} images to validate")
-    batch_size = args.batch_size or settings["batch_size"]
-    loader = dataset.val_loader(data, batch_size, args.num_workers, runtime.accelerated)
-    criterion = engine.build_criterion(settings["loss"])
+    loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.is_accelerator)
+    criterion = engine.build_criterion(args.loss)
     folder = utils.run_folder(args.name, args.output)
-    with background.Pool() as pool:
+    with BackgroundPool() as pool:
         scores = Scores(folder, pool)
         result = engine.evaluate(model, loader, criterion, runtime, scores)
-    with files.replacing(folder / "metrics.csv") as partial:
+    with atomic_write(folder / "metrics.csv") as partial:
         scores.images().to_csv(partial, index=False)
     table = scores.table()
     print(table.to_string(float_format="{:.4f}".format))
@@ -105,5 +104,4 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with one_sentence():
-        main(ARGS)
+    startup.run(main, ARGS)

@@ -1,46 +1,41 @@
 # shellcheck shell=bash
-# What the launchers share. A launcher sources this file, sets the variables of the first block that its row of the
-# table needs (see train_full_1p.sh), and then calls parse_flags, prepare, run_logged and write_results in turn.
-# The functions below "What a launcher may define anew" do nothing much here; common_8p.sh has its own.
+# Functions that all launchers share. A launcher sources this file, sets those variables of the first block that differ
+# for it, and then calls parse_flags, prepare, run_logged and write_results in this order (see train_full_1p.sh).
 
 test_dir=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || exit 1
-root=${test_dir%/*} # not by dirname: $(…) drops a line break that a folder's name ends with
+root=${test_dir%/*} # $(dirname …) would drop a newline at the end of the folder's name
 
-# A launcher's own: its row of the table.
+# Variables that a launcher may set.
 summary=            # one line for --help
 network=            # Network in the result file
 kind=               # last part of CaseName: acc, perf, eval
-doing=training      # what the run does, for the terminal
+activity=training   # what the run does, for the terminal
 time_unit=s         # unit of TrainingTime: s or ms
-compile_time=       # seconds, where the result file is to tell them
-rank_size=1         # number of processes
+compile_time=       # CompileTime in the result file, in seconds; empty: the file has no such line
+world_size=1        # number of processes
 log_kind=train      # the log is test/output/<id>/<log_kind>_<id>.log
-resume_usage="auto|FILE      go on with the run's latest checkpoint, if there is one, or with FILE, relative to where you stand"
-no_checkpoint='give --resume=auto for the latest of the run'
+name_suffix=        # is appended to train.py's default for the run name
+train_defaults=()   # more flags for train.py; the user's flags override them
+device_id_help='device, and folder below test/output; ASCEND_DEVICE_ID has priority (default: 0)'
+resume_help="auto|FILE      continue from the run's latest checkpoint, if there is one, or from FILE"
+checkpoint_hint="use --resume=auto for the run's latest checkpoint"
 
-# Flags, with the defaults the launchers have in common; empty means that train.py's own default holds.
+# Flags that the launchers interpret, with their common defaults. All other flags go to train.py unchanged.
 data_path=
 device_id=0
-device=auto
-epochs=100
+epochs=
+default_epochs=100
 batch_size=16
 lr=1e-3
 optimizer=
 num_workers=4
 name=
 resume=             # auto, or a file
-save_steps=
-cache_mb=
-switches=()         # flags that train.py gets as they are
 precision=          # --hf32 or --fp32
 precision_mode=
-bin_mode=
-profiling=
-start_step=
-stop_step=
-device_id_usage='device, and the folder below test/output; ASCEND_DEVICE_ID beats it (default: 0)'
+other_flags=()
 
-# One line, whatever a name or a value in it contains.
+# Prints one line, even if a value in it contains newlines or other control characters.
 say() { printf '%s\n' "${*//[[:cntrl:]]/?}"; }
 warn() { say "[Warning] $*" >&2; }
 die() {
@@ -48,144 +43,105 @@ die() {
     exit 1
 }
 
-# What a launcher may define anew.
-launcher_flag() { return 1; }            # "$1" is a flag that parse_flags doesn't know: 0 if the launcher does
-launcher_usage() { :; }                  # its lines in --help
-pass_on() { kill -s "$1" "$child"; }     # tell the run's process, child, of the signal that came
-after_run() { :; }                       # the run is over; its exit code, in status, may be changed
-show_failure() { tail -n 20 -- "$log"; } # what is worth reading after a failed run
+# Functions that a launcher may replace.
+set_num_gpus() { die 'Unknown flag: --num_gpus belongs to the launchers of several processes, train_*_8p.sh.'; }
+launcher_help() { :; }                     # prints more lines for --help
+forward_signal() { kill -s "$1" "$child"; } # sends signal $1 to the run; child is its process
+after_run() { :; }                         # is called after the run; status is its exit code, and may be changed
+show_failure() { tail -n 20 -- "$log"; }   # prints the useful lines of a failed run's log
 
 usage() {
     cat <<EOT
 usage: bash test/$(basename -- "$0") [--data_path=DIR] [flags]
 $summary
 
-  --data_path=DIR         prepared data set, relative to where you stand (default: inputs/dsb2018_96 of the repository)
-  --device=NAME           auto, npu, gpu, cuda or cpu (default: $device)
-  --device_id=N           $device_id_usage
-  --epochs=N              (default: $epochs)
-  --batch_size=N          over all processes (default: $batch_size)
-  --lr=X                  (default: $lr)
-  --optimizer=NAME        Adam or SGD (default: Adam; SGD with must_keep_origin_dtype)
-  --num_workers=N         data loading processes (default: $num_workers)
-  --cache_mb=N            MB that decoded images may take in each process, 0: none (default: 1024)
-  --name=NAME             run name, the folder below models/ (default: $(default_name))
-  --resume=$resume_usage
-  --save_steps=N          save within epochs too, every N steps (default: only after each epoch)
-  --resume_anyway, --trust_checkpoint, --skip_bad
-                          as in train.py, whose messages tell when they are needed
-  --precision_mode=MODE   allow_mix_precision or must_keep_origin_dtype: no AMP (default: allow_mix_precision)
-  --fp32, --hf32          switch HF32/TF32 off, or leave it on
-  --bin_mode              precompiled operators (NPU)
-  --profiling=TOOL        CANN, GE or False (default: False)
-  --start_step=N          first step that is profiled (default: ${start_step:-0})
-  --stop_step=N           step before which profiling stops (default: ${stop_step:-20})
+  --data_path=DIR         prepared data set (default: inputs/dsb2018_96 of the repository)
+  --device_id=N           $device_id_help
+  --epochs=N              epochs to train (default: ${default_epochs:-that of the recipe})
+  --batch_size=N          images per step, over all processes (default: $batch_size)
+  --lr=X                  initial learning rate (default: $lr)
+  --optimizer=NAME        Adam, AdamW or SGD (default: Adam; with must_keep_origin_dtype: SGD)
+  --num_workers=N         data loading processes, over all processes of the run (default: $num_workers)
+  --name=NAME             folder of the run below models/ (default: dsb2018_96_UNet_woDS$name_suffix; --dataset, --arch,
+                          --deep_supervision and --recipe change the default)
+  --resume=$resume_help
+  --precision_mode=MODE   allow_mix_precision, or must_keep_origin_dtype: no AMP (default: allow_mix_precision)
+  --hf32, --fp32          switch HF32 (NPU) or TF32 (CUDA) on, or off (default: the device's own setting)
+  --bin_mode              use precompiled operators on the NPU (default: off)
 EOT
-    launcher_usage
-    say '  --help                  this text'
-    [[ $kind != eval ]] || return 0
-    say
-    say 'SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP end the run after its step, with a checkpoint, and exit code 143, 130, 138'
-    say 'or 129; a second SIGINT ends it at once.'
+    launcher_help
+    cat <<'EOT'
+  --help                  show this text
+
+Write flags as --flag=value. Relative paths start at your current folder. Every other flag of train.py is passed on to
+it unchanged, e.g. --device=cpu --recipe=fast --save_steps=100 --skip_bad; python train.py --help explains them.
+EOT
+    [[ $kind == eval ]] || cat <<'EOT'
+
+SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGHUP end the run after its current step. The run then saves a checkpoint, and
+the exit code is 143, 130, 138 or 129. A second SIGINT ends the run at once.
+EOT
 }
 
-# The run name without --name, as train.py makes it; speed runs have their own, so that they never replace a model.
-default_name() {
-    case $kind in
-        perf) say dsb2018_96_UNet_woDS_perf ;;
-        *) say dsb2018_96_UNet_woDS ;;
-    esac
-}
-
-# need FLAG VALUE whole|positive|real: stop unless the value is such a number.
-need() {
-    local pattern
-    case $3 in
-        whole) pattern='^(0|[1-9][0-9]*)$' ;;
-        positive) pattern='^[1-9][0-9]*$' ;;
-        real) pattern='^([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$' ;;
-    esac
-    [[ $2 =~ $pattern ]] || die "$1 takes a $3 number, not \"$2\"."
+# require_number FLAG VALUE whole|positive: ends the launcher unless VALUE is such a number.
+require_number() {
+    local pattern='^(0|[1-9][0-9]*)$'
+    [[ $3 == whole ]] || pattern='^[1-9][0-9]*$'
+    [[ $2 =~ $pattern ]] || die "$1 needs a $3 number, not \"$2\"."
 }
 
 parse_flags() {
-    local arg value
+    local arg flag value
     for arg in "$@"; do
+        [[ $arg != -h ]] || arg=--help
+        [[ $arg == --?* ]] || die "Unknown flag: \"$arg\". Write flags as --flag=value; see --help."
+        flag=${arg%%=*}
+        flag=${flag#--}
         value=${arg#*=}
-        case $arg in
+        case --${flag//-/_}${arg#"--$flag"} in # like train.py, accept hyphens for underscores
             --data_path=*) data_path=$value ;;
             --device_id=*) device_id=$value ;;
-            --device=*) device=$value ;;
-            --epochs=*) epochs=$value ;;
+            --epochs=*)
+                require_number --epochs "$value" positive
+                epochs=$value
+                ;;
             --batch_size=*) batch_size=$value ;;
-            --lr=*) lr=$value ;;
+            --lr=* | --learning_rate=*) lr=$value ;;
             --optimizer=*) optimizer=$value ;;
             --num_workers=*) num_workers=$value ;;
+            --num_gpus=*) set_num_gpus "$value" ;;
             --name=*) name=$value ;;
+            --recipe=*)
+                [[ $kind == perf ]] || default_epochs= # the recipe has its own default
+                other_flags+=("$arg")
+                ;;
             --resume=*)
                 [[ -n $value ]] || die '--resume= lacks its value: name a checkpoint, or leave the flag out.'
                 resume=$value
                 ;;
-            --save_steps=*) save_steps=$value ;;
-            --cache_mb=*) cache_mb=$value ;;
-            --resume_anyway | --trust_checkpoint | --skip_bad) switches+=("$arg") ;;
+            --evaluate) [[ $kind == eval ]] || die '--evaluate is not for training: use test/train_eval_8p.sh.' ;;
             --hf32 | --fp32)
                 [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'
                 precision=$arg
                 ;;
-            --precision_mode=*) precision_mode=$value ;;
-            --bin_mode | --bin_mode=1 | --bin_mode=[Tt]rue) bin_mode=1 ;;
-            --bin_mode=0 | --bin_mode=[Ff]alse) bin_mode=0 ;;
-            --profiling=*) profiling=$value ;;
-            --start_step=*) start_step=$value ;;
-            --stop_step=*) stop_step=$value ;;
-            --more_path1=* | --rank_id=*) warn "${arg%%=*} is of no use here and is ignored." ;;
-            --help | -h)
+            --precision_mode=*)
+                precision_mode=$value
+                other_flags+=("$arg")
+                ;;
+            --bin_mode | --bin_mode=[Tt]rue) other_flags+=(--bin_mode=1) ;;
+            --bin_mode=[Ff]alse) other_flags+=(--bin_mode=0) ;;
+            --more_path1=* | --rank_id=*) warn "${arg%%=*} has no effect here and is ignored." ;;
+            --help)
                 usage
                 exit 0
                 ;;
-            *) launcher_flag "$arg" || die "Unknown flag \"$arg\" (flags are written --flag=value; see --help)." ;;
+            *) other_flags+=("$arg") ;;
         esac
     done
-    device_id=${ASCEND_DEVICE_ID:-$device_id} # schedulers set it
-    need 'The device id' "$device_id" whole
-    need --epochs "$epochs" positive
-    need --batch_size "$batch_size" positive
-    need --lr "$lr" real
-    need --num_workers "$num_workers" whole
-    [[ -z $save_steps ]] || need --save_steps "$save_steps" positive
-    [[ -z $cache_mb ]] || need --cache_mb "$cache_mb" whole
-    [[ -z $start_step ]] || need --start_step "$start_step" whole
-    [[ -z $stop_step ]] || need --stop_step "$stop_step" whole
-    run_name=${name:-$(default_name)}
-}
-
-# set_folder NAME FOLDER: the variable NAME becomes FOLDER's absolute path; fails if it cannot be entered. FOLDER has a
-# slash, as "-" alone is something else to cd.
-set_folder() {
-    local path
-    path=$(CDPATH='' cd -- "$2" 2>/dev/null && printf '%s/' "$PWD") || return 1
-    printf -v "$1" %s "${path%/}" # only now, since $(…) drops line breaks at the end
-}
-
-# Makes data_path absolute, which also keeps a leading dash from being taken for a flag.
-resolve_data_path() {
-    local given=$data_path
-    if [[ -z $given ]]; then
-        given=$root/inputs/dsb2018_96
-        [[ -d $given/images && -d $given/masks ]] || die 'para "data_path" must be configured'
-    fi
-    [[ $given == /* ]] || given=$PWD/$given
-    set_folder data_path "$given" || die "There is no folder \"$given\" (from --data_path)."
-}
-
-resuming() { [[ -n $resume && $kind != eval ]]; }
-
-# Makes the checkpoint's path absolute.
-resolve_resume() {
-    [[ -n $resume ]] && ! { resuming && [[ $resume == auto ]]; } || return 0
-    [[ $resume == /* ]] || resume=$PWD/$resume
-    [[ -f $resume ]] || die "There is no checkpoint \"$resume\": name one with --resume=FILE, or $no_checkpoint."
+    device_id=${ASCEND_DEVICE_ID:-$device_id} # schedulers set the variable
+    require_number 'The device id' "$device_id" whole
+    require_number --batch_size "$batch_size" positive
+    epochs=${epochs:-$default_epochs}
 }
 
 on_ascend() { command -v npu-smi >/dev/null || [[ -d /usr/local/Ascend ]]; }
@@ -196,8 +152,7 @@ load_ascend_environment() {
     source "$test_dir/env_npu.sh"
 }
 
-# Sets python: the active virtual environment's, else .venv's, else the system's.
-# shellcheck disable=SC2034  # it is for the launchers
+# Sets python: that of the active virtual environment, else that of .venv, else the system's.
 find_python() {
     local folder
     for folder in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}" "$root/.venv"; do
@@ -209,46 +164,92 @@ find_python() {
     python=$(command -v python3) || die 'There is no python3: install Python 3.10 or newer.'
 }
 
-# After parse_flags: everything that run_logged and write_results need. Sets train_args, case_name, the files' names.
+# check_flags FLAG…: ends the launcher if train.py does not accept the flags. Its parser is quick: it imports no torch.
+# Sets dataset, and default_name to the run name that train.py uses without --name.
+check_flags() {
+    local output code='
+import sys
+sys.stderr = sys.stdout  # for the message of an error
+import options
+args = options.parse_train(allow_abbrev=False)
+print(args.dataset, args.name, sep="\n")'
+    # Without the placeholder DATA_PATH, argparse would take an unknown flag with a space in its value for the data path.
+    if output=$(cd -- "$root" && "$python" -c "$code" DATA_PATH "$@"); then
+        dataset=${output%%$'\n'*}
+        default_name=${output#*$'\n'}
+        return
+    fi
+    case $output in
+        *': error: '*) output=${output#*: error: } ;; # without the usage text before it
+        *) output=${output##*$'\n'} ;;                # the last line of a traceback
+    esac
+    die "${output/#unrecognized arguments:/Unknown flag:} (see --help)"
+}
+
+# set_folder VARIABLE FOLDER: sets the variable to the folder's absolute path; fails if cd cannot enter the folder.
+# FOLDER must contain a slash, because cd takes "-" for the previous folder.
+set_folder() {
+    local path
+    path=$(CDPATH='' cd -- "$2" 2>/dev/null && printf '%s/' "$PWD") || return 1
+    printf -v "$1" %s "${path%/}" # the slash protected newlines at the end of the name, which $(…) drops
+}
+
+# Makes data_path absolute. A relative path with a leading dash would also look like a flag.
+resolve_data_path() {
+    local given=$data_path
+    if [[ -z $given ]]; then
+        given=$root/inputs/$dataset
+        [[ -d $given/images && -d $given/masks ]] || die 'para "data_path" must be configured'
+    fi
+    [[ $given == /* ]] || given=$PWD/$given
+    set_folder data_path "$given" || die "There is no folder \"$given\" (from --data_path)."
+}
+
+# Makes the path of the checkpoint absolute.
+resolve_resume() {
+    if [[ $kind == eval ]]; then
+        resume=${resume:-$root/models/$run_name/model_best.pth.tar}
+    elif [[ -z $resume || $resume == auto ]]; then
+        return
+    fi
+    [[ $resume == /* ]] || resume=$PWD/$resume
+    [[ -f $resume ]] || die "There is no checkpoint \"$resume\": name one with --resume=FILE, or $checkpoint_hint."
+}
+
+# Does this run continue an earlier one?
+continues_run() { [[ -n $resume && $kind != eval && " ${other_flags[*]} " != *' --pretrained '* ]]; }
+
+# Sets python, train_args, run_name, case_name and the names of the output files; removes old files of these names.
 prepare() {
-    resolve_data_path
-    resolve_resume
+    local default_optimizer=Adam
     load_ascend_environment
     find_python
-
-    local default_optimizer=Adam
     train_args=(
-        "$data_path" "--device=$device" "--device_id=$device_id" "--epochs=$epochs" "--batch_size=$batch_size"
+        "${train_defaults[@]}" "--device_id=$device_id" ${epochs:+"--epochs=$epochs"} "--batch_size=$batch_size"
         "--lr=$lr" "--num_workers=$num_workers"
     )
     if [[ $precision_mode == must_keep_origin_dtype ]]; then
         default_optimizer=SGD
         train_args+=(--no-amp)
     fi
-    train_args+=("--optimizer=${optimizer:-$default_optimizer}")
-    train_args+=("--name=$run_name")
-    [[ -z $resume ]] || train_args+=("--resume=$resume")
-    [[ -z $save_steps ]] || train_args+=("--save_steps=$save_steps")
-    [[ -z $cache_mb ]] || train_args+=("--cache_mb=$cache_mb")
-    train_args+=("${switches[@]}")
-    [[ -z $precision_mode ]] || train_args+=("--precision_mode=$precision_mode")
-    [[ -z $precision ]] || train_args+=("$precision")
-    [[ -z $bin_mode ]] || train_args+=("--bin_mode=$bin_mode")
-    [[ -z $profiling ]] || train_args+=("--profiling=$profiling")
-    [[ -z $start_step ]] || train_args+=("--start_step=$start_step")
-    [[ -z $stop_step ]] || train_args+=("--stop_step=$stop_step")
+    train_args+=("--optimizer=${optimizer:-$default_optimizer}" ${precision:+"$precision"} "${other_flags[@]}")
+    check_flags "${train_args[@]}" ${name:+"--name=$name"} ${resume:+"--resume=$resume"}
+    run_name=${name:-$default_name$name_suffix}
+    resolve_data_path
+    resolve_resume
+    train_args=("$data_path" "${train_args[@]}" "--name=$run_name" ${resume:+"--resume=$resume"})
 
-    case_name=${network}_bs${batch_size}_${rank_size}p${precision/#--/_}_$kind
+    case_name=${network}_bs${batch_size}_${world_size}p${precision/#--/_}_$kind
     output=$test_dir/output/$device_id
     log=$output/${log_kind}_$device_id.log
     result_file=$output/$case_name.log
     loss_file=$output/train_${case_name}_loss.txt
-    mkdir -p -- "$output" || die "Cannot make the folder \"$output\"."
-    # a launcher that is at work there holds a lock on the folder, and so do its training processes
+    mkdir -p -- "$output" || die "Cannot create the folder \"$output\"."
+    # The launcher locks the folder. Its training processes inherit the lock.
     exec {lock}<"$output"
     ! command -v flock >/dev/null || flock -n "$lock" ||
-        die "Another launcher is at work in \"$output\": wait for it, or on one device give another --device_id."
-    if resuming; then # the run may turn out to be finished, and the results of before to be its own
+        die "Another launcher is running in \"$output\": wait for it, or on one device use another --device_id."
+    if continues_run; then # keep the results: if the run has already finished, they are still its results
         [[ ! -f $log ]] || cat -- "$log" >>"$log.before" || die "Cannot write \"$log.before\"."
     else
         remove_results
@@ -257,34 +258,34 @@ prepare() {
     rm -f -- "$log"
 }
 
-remove_results() { rm -f -- "$result_file" "$loss_file"; } # only these: other cases' results stay
+remove_results() { rm -f -- "$result_file" "$loss_file"; } # the results of other cases stay
 
-take_signal() {
+handle_signal() {
     if [[ -z $caught ]]; then
         caught=$1
-        say "[Stopping] by SIG$1, in good order; SIGINT (Ctrl-C), twice in all, ends it at once." >&2
+        say "[Stopping] SIG$1: waiting for a clean end. SIGINT (Ctrl-C), twice in total, ends it at once." >&2
     fi
-    [[ -z $child ]] || pass_on "$1" 2>/dev/null
+    [[ -z $child ]] || forward_signal "$1" 2>/dev/null
 }
 
-# run_forwarding FILE COMMAND…: runs it to its end, its output in FILE, and returns its exit code; SIGHUP, SIGINT,
-# SIGTERM and SIGUSR1 that this shell gets meanwhile are passed on to it, and the first one's name is left in caught.
+# run_forwarding FILE COMMAND…: runs the command with its output in FILE, and returns its exit code. Forwards SIGHUP,
+# SIGINT, SIGTERM and SIGUSR1 to it. Sets caught to the name of the first such signal, without SIG, or to nothing.
 run_forwarding() {
     local signal child='' status=0 file=$1
     shift
     caught=
     for signal in HUP INT TERM USR1; do
-        # shellcheck disable=SC2064  # the signal's name is to be filled in now
-        trap "take_signal $signal" "$signal"
+        # shellcheck disable=SC2064  # the name is meant to be expanded now
+        trap "handle_signal $signal" "$signal"
     done
-    # Without job control a background process would ignore SIGINT; its own process group keeps a terminal's Ctrl-C,
-    # which is forwarded too, from reaching it twice.
+    # Job control (set -m) does two things: background processes do not ignore SIGINT, and the command gets its own
+    # process group. A Ctrl-C on the terminal then reaches it only once, through forward_signal.
     set -m
     "$@" </dev/null >"$file" 2>&1 &
     child=$!
     set +m
-    [[ -z $caught ]] || pass_on "$caught"
-    while kill -0 "$child" 2>/dev/null; do # wait returns early at a signal
+    [[ -z $caught ]] || forward_signal "$caught"
+    while kill -0 "$child" 2>/dev/null; do # a signal makes wait return early
         wait "$child" 2>/dev/null
     done
     wait "$child" 2>/dev/null || status=$?
@@ -292,10 +293,11 @@ run_forwarding() {
     return "$status"
 }
 
-# run_logged COMMAND…: runs it in the root, its output in the log; a failure ends the launcher with its exit code.
+# run_logged COMMAND…: runs the command in the root with its output in the log. If it fails, the launcher ends with the
+# same exit code. Sets seconds to the duration, and nothing_left to train.py's message if the run was already finished.
 run_logged() {
     local status=0 start=$SECONDS
-    say "$case_name: $doing on $data_path"
+    say "$case_name: $activity on $data_path"
     say "Log: $log"
     cd -- "$root" || exit 1
     run_forwarding "$log" "$@" || status=$?
@@ -314,16 +316,17 @@ run_logged() {
     join_logs
 }
 
-# Puts what the run's earlier parts have logged before what this one has.
+# Puts the logs of the run's earlier parts before that of this part.
 join_logs() { [[ ! -f $log.before ]] || { cat -- "$log" >>"$log.before" && mv -f -- "$log.before" "$log"; }; }
 
-# field LABEL MARK: the value after LABEL on every line of the log that contains MARK.
-field() {
+# log_values LABEL MARK: prints the value after LABEL from each line of the log that contains MARK.
+log_values() {
     LC_ALL=C awk -v label="$1" -v mark="$2" \
         'index($0, mark) { for (i = 1; i < NF; i++) if ($i == label) { print $(i + 1); next } }' "$log"
 }
 
-# step_losses: each step's, in order; of one that was done again after a crash, the last.
+# Prints the loss of each training step in order. A step that was repeated after an interruption counts once, with its
+# last loss.
 step_losses() {
     LC_ALL=C awk '
         /^Epoch: \[/ {
@@ -334,36 +337,36 @@ step_losses() {
         END { for (i = 1; i <= n; i++) print loss[order[i]] }' "$log"
 }
 
-# calculate FORMAT EXPRESSION A B: awk's arithmetic on the numbers a and b.
+# calculate FORMAT EXPRESSION A B: prints an awk expression of the numbers a and b.
 calculate() { LC_ALL=C awk -v a="$3" -v b="$4" "BEGIN { printf \"$1\", ($2) }"; }
 
-# After a run that ended well: the loss file, the result file, the closing lines. An evaluation trains no step: it has
-# no loss file and no speed.
+# Writes the loss file, the result file and the closing lines after a successful run. An evaluation has no training
+# steps, so it has no loss file and no FPS.
 write_results() {
     local fps='' accuracy loss lines='FPS, AVG-IOU or Epoch' factor=1
-    if resuming && [[ -n $nothing_left ]]; then
+    if continues_run && [[ -n $nothing_left ]]; then
         say "$nothing_left"
         say 'No step was left to train, so there are no new results.'
-        [[ ! -f $result_file ]] || say "Those of before: $result_file"
+        [[ ! -f $result_file ]] || say "The earlier results: $result_file"
         return
     fi
-    accuracy=$(field Iou '[AVG-IOU]' | tail -n 1)
+    accuracy=$(log_values Iou '[AVG-IOU]' | tail -n 1)
     if [[ $kind == eval ]]; then
         lines='Test or AVG-IOU'
-        loss=$(field Loss 'Test: [' | tail -n 1)
+        loss=$(log_values Loss 'Test: [' | tail -n 1)
     else
-        fps=$(field FPS@all '* FPS@all' | tail -n 1)
+        fps=$(log_values FPS@all '* FPS@all' | tail -n 1)
         step_losses >"$loss_file" || die "Cannot write \"$loss_file\"."
         loss=$(tail -n 1 -- "$loss_file")
     fi
     if [[ -z $accuracy || -z $loss || ($kind != eval && $(calculate %d 'a > 0' "$fps" 0) != 1) ]]; then
         remove_results
-        die "The run ended well, but its log lacks an $lines line: $log"
+        die "The run succeeded, but its log lacks an $lines line: $log"
     fi
     [[ $time_unit == s ]] || factor=1000
     if ! {
         say "Network = $network"
-        say "RankSize = $rank_size"
+        say "RankSize = $world_size"
         say "BatchSize = $batch_size"
         say "DeviceType = $(uname -m)"
         say "CaseName = $case_name"

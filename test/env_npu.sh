@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# The environment of an Ascend host: CANN's own, and settings for training. For bash to source; the launchers do it by
-# themselves. What is set already stays as it is.
+# The environment of an Ascend host: CANN's variables, and settings for training. The launchers source this file; for
+# other commands, source it in bash. Settings that already have a value keep it.
 
-# Sources the first set_env.sh there is: of the CANN that the environment names, else where CANN is usually installed.
+# Sources the first set_env.sh that exists: that of the CANN in ASCEND_TOOLKIT_HOME, else one in CANN's usual folders.
 _source_cann() {
     local folder options=$-
     for folder in "${ASCEND_TOOLKIT_HOME:-}" "${ASCEND_TOOLKIT_HOME:-}"/.. \
         {/usr/local,"${HOME:-}"}/Ascend/{ascend-toolkit,cann,nnae}; do
         if [[ $folder == /*/* && -f $folder/set_env.sh ]]; then
-            set +eu # it reads variables that may be unset, and tests that may fail
+            set +eu # set_env.sh may read unset variables and run failing commands
             # shellcheck source=/dev/null
             source "$folder/set_env.sh"
             [[ $options != *e* ]] || set -e
@@ -19,20 +19,20 @@ _source_cann() {
     return 1
 }
 if ! _source_cann && [[ -z ${ASCEND_HOME_PATH:-} ]] &&
-    declare -F on_ascend >/dev/null && on_ascend; then # only the launchers know whether this host needs it
-    printf '[Warning] %s\n' "CANN's set_env.sh is not in its usual places: source it yourself for runs on the NPU." >&2
+    declare -F on_ascend >/dev/null && on_ascend; then # common.sh defines on_ascend; without it, do not warn
+    printf '[Warning] %s\n' "CANN's set_env.sh is not in the usual folders: source it yourself to train on the NPU." >&2
 fi
 unset -f _source_cann
 
-# Operators are put into a queue, which another thread empties; 2 is faster, but needs precompiled operators.
+# Another thread launches the operators from a queue. 2 is faster, but needs precompiled operators.
 export TASK_QUEUE_ENABLE="${TASK_QUEUE_ENABLE-1}"
-# A chain of views whose result is not contiguous costs one copy, not one a view.
+# A chain of views with a non-contiguous result needs one copy instead of one per view.
 export COMBINED_ENABLE="${COMBINED_ENABLE-1}"
-# CANN's own log goes to its files, not to the terminal, …
+# CANN's log goes to files, not to the terminal.
 export ASCEND_SLOG_PRINT_TO_STDOUT="${ASCEND_SLOG_PRINT_TO_STDOUT-0}"
-# … holds errors only (0 debug, 1 info, 2 warning, 3 error) …
+# CANN logs only errors (0 debug, 1 info, 2 warning, 3 error).
 export ASCEND_GLOBAL_LOG_LEVEL="${ASCEND_GLOBAL_LOG_LEVEL-3}"
-# … and no events.
+# CANN does not log events.
 export ASCEND_GLOBAL_EVENT_ENABLE="${ASCEND_GLOBAL_EVENT_ENABLE-0}"
-# Each process keeps to the cores of its own NPU.
+# Each process is bound to the CPU cores near its NPU.
 export CPU_AFFINITY_CONF="${CPU_AFFINITY_CONF-1}"

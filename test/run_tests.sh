@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint and unit tests: bash test/run_tests.sh [pytest's arguments, paths relative to the repository root]
-# Every check runs, whatever the others say; pytest comes last, so that its summary ends the output.
+# Lint and unit tests: bash test/run_tests.sh [arguments for pytest; paths are relative to the repository root]
+# All checks run, even if one fails. pytest runs last, so that its summary ends the output.
 set -u
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
 # shellcheck source-path=SCRIPTDIR source=setup_venv.sh
@@ -22,6 +22,6 @@ done < <(find . \( -name .git -o -name .venv -o -name venv \) -prune -o -name '*
 check 'ruff check' "$python" -m ruff check .
 check 'ruff format' "$python" -m ruff format --check .
 check 'shellcheck' shellcheck -x "${scripts[@]}"
-((failed == 0)) || printf '[check] FAILED, see above: this run ends with an error even if the tests pass\n'
+((failed == 0)) || printf '[check] FAILED, see above: the exit code will be 1 even if the tests pass\n'
 "$python" -m pytest test/unit "$@" || failed=1
 exit "$failed"

@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# To be sourced. setup_venv FILE… makes a Python environment that has what the requirements files FILE… list: the active
-# virtual environment (VIRTUAL_ENV, CONDA_PREFIX), else .venv in the repository root, made here if need be. It sets
-# python to that environment's interpreter, puts its commands on PATH, and returns non-zero, having said why, on failure.
+# To be sourced. setup_venv FILE… installs the requirements files FILE… into the active virtual environment
+# (VIRTUAL_ENV, CONDA_PREFIX), else into .venv in the repository root, which it creates if needed. It sets python to the
+# interpreter of the environment and adds its commands to PATH. If it fails, it prints the reason and returns non-zero.
 
 venv_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || return 1
-venv_root=${venv_root%/*} # not by "..", as $(…) drops a line break that a folder's name ends with
+venv_root=${venv_root%/*} # $(cd ..; pwd) would drop a newline at the end of the folder's name
 
 venv_say() { printf '[setup] %s\n' "$*"; }
 venv_error() { printf '[Error] %s\n' "$*" >&2; }
 
-# python_version PYTHON: e.g. 3.11; fails if it doesn't run.
+# python_version PYTHON: prints the version, e.g. 3.11; fails if PYTHON does not run.
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
 
-# find_system_python: prints the first Python on PATH that is new enough.
+# Prints the first Python on PATH that is new enough.
 find_system_python() {
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
@@ -26,24 +26,24 @@ find_system_python() {
     return 1
 }
 
-# make_venv FOLDER: a new virtual environment there; one that doesn't run (moved, half made) is replaced.
+# make_venv FOLDER: creates a virtual environment. Replaces one that does not run, e.g. because it was moved.
 make_venv() {
     local system_python
     system_python=$(find_system_python) || return 1
     if ! "$system_python" -c 'import ensurepip, venv' 2>/dev/null; then
-        venv_error "$system_python cannot make virtual environments: install its venv module (Debian, Ubuntu:" \
+        venv_error "$system_python cannot create virtual environments: install its venv module (Debian, Ubuntu:" \
             "apt install python3-venv)."
         return 1
     fi
-    venv_say "making $1 with Python $(python_version "$system_python")"
+    venv_say "creating $1 with Python $(python_version "$system_python")"
     "$system_python" -m venv --clear "$1" || {
-        venv_error "Making the virtual environment \"$1\" failed."
+        venv_error "Creating the virtual environment \"$1\" failed."
         return 1
     }
 }
 
-# install_requirements FOLDER FILE…: what the stamps in the environment FOLDER don't vouch for.
-# A stamp holds the checksum of a requirements file that pip has installed, and the Python it was for.
+# install_requirements FOLDER FILE…: installs the files into the environment FOLDER, unless its stamps show that pip
+# has already done so. A stamp holds the checksum of a requirements file, and the Python version.
 install_requirements() {
     local folder=$1 file stamp sum changed='' log=$1/setup_venv.log
     local arguments=() stamps=() sums=()
@@ -61,14 +61,14 @@ install_requirements() {
         [[ -f $stamp && $(<"$stamp") == "$sum" ]] || changed="$changed $(basename -- "$file")"
     done
     if [[ -z $changed ]]; then
-        venv_say "$folder has everything already"
+        venv_say "$folder already has all requirements"
         return 0
     fi
 
     venv_say "installing$changed into $folder (log: $log)"
     rm -f -- "${stamps[@]}"
     if ! { "$python" -m pip --version || "$python" -m ensurepip; } >"$log" 2>&1; then
-        venv_error "\"$folder\" has no pip and none could be added; remove the folder, or add pip to it, and run again."
+        venv_error "\"$folder\" has no pip, and installing pip failed: remove the folder, or add pip, and run again."
         return 1
     fi
     if ! "$python" -m pip install "${arguments[@]}" >"$log" 2>&1 </dev/null; then

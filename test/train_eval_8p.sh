@@ -1,23 +1,21 @@
 #!/usr/bin/env bash
-# 8p evaluation of what train_full_8p.sh trained. Flags: --help
+# 8p evaluation of the model that train_full_8p.sh has trained. Flags: --help
+# shellcheck disable=SC2034  # common.sh and common_8p.sh use the variables
 set -u
 # shellcheck source-path=SCRIPTDIR source=common_8p.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common_8p.sh" || exit 1
 
-summary='Evaluation of a trained model on several devices; flags that are about training have no effect.'
+summary='Evaluates a trained model on several devices. Flags that concern only training have no effect.'
 network=UNet_for_PyTorch
 kind='eval'
 log_kind='eval'
-# shellcheck disable=SC2034  # run_ranks' failures are shown with it
 rank_log_prefix=eval_
 num_workers=16
-resume_usage="FILE           checkpoint, relative to where you stand (default: model_best.pth.tar below models/<name>)"
-no_checkpoint='run train_full_8p.sh first'
+resume_help='FILE           checkpoint (default: model_best.pth.tar of the run below models/)'
+checkpoint_hint='run train_full_8p.sh first'
 
 parse_flags_8p "$@"
-resume=${resume:-$root/models/$run_name/model_best.pth.tar}
 prepare
-# shellcheck disable=SC2034  # run_logged says it
-doing="evaluating $resume"
+activity="evaluating $resume"
 run_ranks --evaluate
 write_results

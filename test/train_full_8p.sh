@@ -4,7 +4,7 @@ set -u
 # shellcheck source-path=SCRIPTDIR source=common_8p.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common_8p.sh" || exit 1
 
-summary='Accuracy run on several devices: batch 128 over all of them, 100 epochs, lr 1e-3.'
+summary='Accuracy run on several devices: global batch 128, 100 epochs, lr 1e-3.'
 network=UNet_ID3752_for_PyTorch
 kind=acc
 time_unit=s

@@ -4,11 +4,12 @@ set -u
 # shellcheck source-path=SCRIPTDIR source=common_8p.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common_8p.sh" || exit 1
 
-summary='Speed run on several devices: batch 128 over all of them, 1 epoch.'
+summary='Speed run on several devices: global batch 128, 1 epoch.'
 network=UNet_for_PyTorch
 kind=perf
 time_unit=ms
-epochs=1
+name_suffix=_perf # a speed run never replaces a trained model
+default_epochs=1
 
 parse_flags_8p "$@"
 prepare

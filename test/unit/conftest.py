@@ -1,4 +1,4 @@
-"""A small prepared data set, a model trained on it, and a way to run the scripts as a user does."""
+"""Shared by the tests: a small prepared data set, models, and ways to run the scripts as a user does."""
 
 import functools
 import json
@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import startup
+from runtime import startup
 
-startup.prepare_opencv()  # as in every script, before OpenCV is loaded
+startup.configure_opencv()  # as in every script, before OpenCV is loaded
 
 import cv2
 import numpy as np
@@ -22,17 +22,22 @@ import pytest
 import torch
 
 import archs
-import pictures
+from runtime import run_files
 
 ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "test" / "unit"
 DSB2018_ZIP = ROOT / os.environ.get("DSB2018_ZIP", "inputs/stage1_train.zip")
-NPU = str(ROOT / "test" / "unit" / "standin_npu")
+STANDIN_NPU, STANDIN_APEX, STANDIN_PYPI_APEX = (
+    UNIT / name for name in ("standin_npu", "standin_apex", "standin_pypi_apex")
+)
 TINY = ("--input_h", "16", "--input_w", "16", "--batch_size", "4", "--num_workers", "0")
 
-# a suite that a shell started in the background ignores it, and so would the processes that the tests start
+pytest.register_assert_rewrite("helpers.rank_results")  # so that its assertions show their values
+
+# A shell that starts the tests in the background lets them ignore SIGINT, which their child processes would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# where the suite must be whole, a missing compiler is a failure
+# CI has a compiler; if it is missing there, the tests fail instead of being skipped
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "c++")) and not os.environ.get("CI"),
     reason="the stand-in for torch_npu needs a C++ compiler",
@@ -41,17 +46,17 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def real_zip() -> Path:
-    """The real data set, for the tests that need it."""
+    """The path of the real raw data set; tests that need it are skipped if it is missing."""
     if not DSB2018_ZIP.is_file():
         pytest.skip(f"the real data set is not at {DSB2018_ZIP}; set DSB2018_ZIP to its path")
     return DSB2018_ZIP
 
 
 @functools.cache
-def forks(python_path: str) -> subprocess.Popen:
-    """forks.py at work, with this PYTHONPATH."""
+def fork_server(python_path: str) -> subprocess.Popen:
+    """Return a running helpers/fork_server.py that was started with this PYTHONPATH."""
     return subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("forks.py")],
+        [sys.executable, UNIT / "helpers" / "fork_server.py"],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -63,64 +68,72 @@ def forks(python_path: str) -> subprocess.Popen:
 def run_side_by_side(
     script: Path, each: list[tuple[tuple, dict[str, str]]], cwd: Path
 ) -> list[subprocess.CompletedProcess]:
-    """Run a script in several processes at once, of each its flags and environment; `stdout` has both streams."""
+    """Run a script in several processes at once; each has flags and environment variables of its own.
+
+    `stdout` of a result holds both streams.
+    """
     with tempfile.TemporaryDirectory() as outputs:
         requests = []
         for k, (flags, environment) in enumerate(each):
             environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
             requests.append([str(script), [*map(str, flags)], str(cwd), environment, f"{outputs}/{k}"])
-        # a back end is there from torch's import on; the other folders are for later
-        server = forks(NPU if NPU in each[0][1].get("PYTHONPATH", "") else "")
+        # torch loads a stand-in NPU when it is imported, so the server needs its path; other folders can be added later
+        npu = str(STANDIN_NPU)
+        server = fork_server(npu if npu in each[0][1].get("PYTHONPATH", "") else "")
         server.stdin.write(json.dumps(requests) + "\n")
         server.stdin.flush()
         if not select.select([server.stdout], [], [], 300)[0]:
             os.killpg(server.pid, signal.SIGKILL)
-            forks.cache_clear()
-            pytest.fail(f"no end after 300 s: {requests}")
+            fork_server.cache_clear()
+            pytest.fail(f"still running after 300 s: {requests}")
         codes = json.loads(server.stdout.readline())
         texts = [Path(request[-1]).read_text() for request in requests]
     return [subprocess.CompletedProcess(request[:2], code, text) for request, code, text in zip(requests, codes, texts)]
 
 
 def run(script: str | Path, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script, of the repository if relative, as a process, with both streams in `stdout`."""
+    """Run a script in a process; a relative path starts at the root. `stdout` holds both streams.
+
+    The process is forked from one that has imported torch and the scripts, which saves seconds per test.
+    """
     return run_side_by_side(ROOT / script, [(flags, environment)], cwd)[0]
 
 
 def run_ranks(
     count: int, script: str | Path, *flags: object, cwd: Path, **environment: str
 ) -> subprocess.CompletedProcess:
-    """The same in `count` processes, which are told what torchrun would tell them; their outputs follow each other.
+    """Like `run`, in `count` processes with torchrun's environment variables; `stdout` holds their outputs in turn.
 
-    Where one of them fails it takes torchrun itself, which ends the others.
+    If one process fails, the others are not ended, as torchrun would do: use `torchrun` for that.
     """
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} | environment
-    meeting |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    each = [(flags, meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()} | environment
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    each = [(flags, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
     results = run_side_by_side(ROOT / script, each, cwd)
     code = next((result.returncode for result in results if result.returncode), 0)
     return subprocess.CompletedProcess(results[0].args, code, "".join(result.stdout for result in results))
 
 
 def free_port() -> str:
+    """Return a TCP port that nothing uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
 def run_afresh(script: str, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """As `run`, from the very beginning: with the script's own imports."""
+    """Like `run`, but in a new Python that executes the script's own imports."""
     return run_python(ROOT / script, *flags, cwd=cwd, **environment)
 
 
 def torchrun(count: int, script: Path, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script in `count` processes of one thread each, with both streams in `stdout`."""
+    """Run a script with torchrun in `count` processes of one thread each; `stdout` holds both streams."""
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}")
     return run_python(*launcher, script, *flags, cwd=cwd, **environment)
 
 
 def run_python(*arguments: object, cwd: Path, seconds: float = 300, **environment: str) -> subprocess.CompletedProcess:
-    """Run Python, with both streams in `stdout`."""
+    """Run Python with these arguments; `stdout` holds both streams."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -134,14 +147,17 @@ def run_python(*arguments: object, cwd: Path, seconds: float = 300, **environmen
 
 
 def write_dataset(folder: Path, count: int = 15, classes: int = 1, side: int = 32) -> Path:
-    """Bright discs on dark ground, a disc's class told by its colour; count images give count/5 to validation."""
-    draws = np.random.default_rng(count)
+    """Write a prepared data set of bright discs on a dark background; the color of a disc tells its class.
+
+    A fifth of the images validates.
+    """
+    rng = np.random.default_rng(count)
     for index in range(count):
-        image = draws.normal(40, 8, (side, side, 3)).clip(0, 255).astype(np.uint8)
+        image = rng.normal(40, 8, (side, side, 3)).clip(0, 255).astype(np.uint8)
         for k in range(classes):
             mask = np.zeros((side, side), np.uint8)
-            centre = tuple(draws.integers(side // 4, 3 * side // 4, 2).tolist())
-            cv2.circle(mask, centre, int(draws.integers(4, 8)), 255, -1, cv2.LINE_AA)
+            center = tuple(rng.integers(side // 4, 3 * side // 4, 2).tolist())
+            cv2.circle(mask, center, int(rng.integers(4, 8)), 255, -1, cv2.LINE_AA)
             image[mask > 127] = np.roll((200, 120, 60), k)
             path = folder / "masks" / str(k) / f"disc{index:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +169,7 @@ def write_dataset(folder: Path, count: int = 15, classes: int = 1, side: int = 3
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """A folder of one's own to run in, with a data set at inputs/discs."""
+    """A temporary current folder with a data set of 15 images at inputs/discs."""
     write_dataset(tmp_path / "inputs" / "discs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -161,18 +177,18 @@ def home(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def narrow(monkeypatch) -> None:
-    """Nets of few channels, whose checkpoints are small, for what is run within the process of the tests."""
+    """Nets of few channels, whose checkpoints are small; only in the process of the tests."""
     monkeypatch.setattr(archs, "WIDTHS", (4, 4, 8, 8, 8))
 
 
 @pytest.fixture
 def unplotted(monkeypatch) -> None:
-    """No curves, which take long to draw."""
-    monkeypatch.setattr(pictures, "plot_curves", lambda history, path: path.write_bytes(b"curves"))
+    """Write no real curves.png, because drawing it takes long; only in the process of the tests."""
+    monkeypatch.setattr(run_files, "plot_curves", lambda history, path: path.write_bytes(b"curves"))
 
 
 def random_net(arch: str = "UNet", classes: int = 1, deep_supervision: bool = False, seed: int = 0) -> torch.nn.Module:
-    """A net with random weights and BatchNorm statistics, as if trained; in evaluation mode."""
+    """Return a net in evaluation mode with random weights, and BatchNorm statistics as if it had been trained."""
     torch.manual_seed(seed)
     model = archs.ARCHS[arch](classes, 3, deep_supervision)
     for name, buffer in model.named_buffers():
@@ -184,13 +200,15 @@ def random_net(arch: str = "UNet", classes: int = 1, deep_supervision: bool = Fa
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint."""
+    """Return the weights in a checkpoint."""
     return torch.load(path, weights_only=True)["state_dict"]
 
 
 def clone(folder: Path) -> Path:
-    """A copy of the scripts and launchers, for those that write beside themselves."""
+    """Copy the scripts and launchers to a folder, for launchers, which write beside themselves."""
     (folder / "test").mkdir(parents=True)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("test/*.sh")]:
         shutil.copy(path, folder / path.relative_to(ROOT))
+    for package in ("runtime", "imaging"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     return folder

@@ -1,4 +1,4 @@
-"""The nets against a second forward pass written out by hand, and their parameters as the contract with old files."""
+"""The models against a second, explicit forward pass, and their parameter names, on which old checkpoints depend."""
 
 import pytest
 import torch
@@ -82,8 +82,8 @@ def nested_unet(w: dict, x: torch.Tensor, training: bool) -> list[torch.Tensor]:
     return [head(w, "final", a4)]
 
 
-def randomise(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Give every parameter and statistic a value of its own: fresh BN (1, 0, 0, 1) would hide a swap."""
+def randomize(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Set every parameter and statistic to random values: the initial ones of BatchNorm would hide swapped layers."""
     generator = torch.Generator().manual_seed(seed)
     state = model.state_dict()
     for name, value in state.items():
@@ -100,7 +100,7 @@ def randomise(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("cls, deep, blocks, heads, count", NETS)
 def test_parameters(cls: type, deep: bool, blocks: list[str], heads: list[str], count: int) -> None:
-    """Names, and their order too: an optimiser's state in an old checkpoint finds its parameter by position."""
+    """Names and their order: the optimizer state in an old checkpoint belongs to parameters by position."""
     model = cls(1, deep_supervision=deep)
     assert sum(p.numel() for p in model.parameters()) == count
     layers = [f"{name}.{layer}" for name in blocks for layer in ("conv1", "bn1", "conv2", "bn2")] + heads
@@ -114,7 +114,7 @@ def test_parameters(cls: type, deep: bool, blocks: list[str], heads: list[str], 
 @pytest.mark.parametrize("cls, deep, blocks, heads, count", NETS)
 def test_forward(cls: type, deep: bool, blocks: list[str], heads: list[str], count: int, training: bool) -> None:
     model = cls(2, 4, deep_supervision=deep).double().train(training)
-    weights = randomise(model, seed=len(blocks) + len(heads))
+    weights = randomize(model, seed=len(blocks) + len(heads))
     x = torch.randn(2, 4, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         output = model(x)
@@ -125,7 +125,7 @@ def test_forward(cls: type, deep: bool, blocks: list[str], heads: list[str], cou
     for ours, theirs in zip(outputs, expected):
         assert ours.shape == (2, 2, 32, 48)
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-        assert theirs.std() > 0.01  # a net that says the same everywhere would prove nothing
+        assert theirs.std() > 0.01  # constant outputs would prove nothing
 
 
 @pytest.mark.parametrize("cls, deep, blocks, heads, count", NETS)
@@ -134,9 +134,9 @@ def test_every_parameter_is_used(cls: type, deep: bool, blocks: list[str], heads
     output = model(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
     sum(x.square().sum() for x in (output if deep else [output])).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    # a bias in front of BN is cancelled by it; all others must pull
-    still = {name for name, p in model.named_parameters() if not p.grad.any()}
-    assert not {name for name in still if not name.endswith(("conv1.bias", "conv2.bias"))}
+    # BatchNorm cancels the bias of the convolution before it; all other gradients must not be zero
+    zero = {name for name, p in model.named_parameters() if not p.grad.any()}
+    assert not {name for name in zero if not name.endswith(("conv1.bias", "conv2.bias"))}
 
 
 def test_unet_refuses_deep_supervision() -> None:
@@ -167,7 +167,7 @@ def test_sizes_are_checked(cls: type, name: str, value: object) -> None:
 )
 @pytest.mark.parametrize("cls", [UNet, NestedUNet])
 def test_input_is_checked(cls: type, shape: tuple[int, ...], named: str) -> None:
-    with torch.device("meta"):  # the check comes before any arithmetic, so the weights need no memory
+    with torch.device("meta"):  # the check needs no weights, so that they need no memory
         model = cls(1)
     with pytest.raises(ValueError) as error:
         model(torch.zeros(shape, device="meta"))
@@ -176,7 +176,7 @@ def test_input_is_checked(cls: type, shape: tuple[int, ...], named: str) -> None
 
 @pytest.mark.parametrize("classes, channels", [(1, 3), (3, 1), (11, 4)])
 @pytest.mark.parametrize("cls, deep, blocks, heads, count", NETS)
-def test_a_net_comes_back_from_its_weights(
+def test_a_model_is_rebuilt_from_its_weights(
     cls: type, deep: bool, blocks: list[str], heads: list[str], count: int, classes: int, channels: int
 ) -> None:
     model = cls(classes, channels, deep_supervision=deep).eval()
@@ -201,7 +201,7 @@ def without(state: dict, *names: str) -> dict:
     "spoil",
     [
         pytest.param(lambda s: {}, id="empty"),
-        pytest.param(lambda s: {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, id="another net"),
+        pytest.param(lambda s: {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, id="another model"),
         pytest.param(lambda s: {f"module.{k}": v for k, v in s.items()}, id="prefixed"),
         pytest.param(lambda s: without(s, "final.weight"), id="no head"),
         pytest.param(lambda s: without(s, "conv0_0.conv1.weight"), id="no stem"),

@@ -1,4 +1,4 @@
-"""demo.py and val.py: any image in, pictures and tables out; the numbers against counting by hand."""
+"""demo.py and val.py: any image in, pictures and tables out; the scores are compared with counts by hand."""
 
 import re
 
@@ -14,24 +14,24 @@ import demo
 import engine
 import metrics
 import options
-import pictures
-import runtime
 import val
+from imaging import drawing
+from runtime.distributed import Runtime, init_runtime
 
 
 class Bright(torch.nn.Module):
-    """In place of a net: a pixel is a nucleus where the image's blue is above 128."""
+    """Replaces a net: a pixel is a nucleus if its blue is above 128."""
 
     num_classes = 1
 
     def forward(self, x):
-        blue = (x[:, :1] * 255 * 0.229 + 0.485) * 255  # undo the recipe's normalisation
+        blue = (x[:, :1] * 255 * 0.229 + 0.485) * 255  # undoes the recipe's normalization
         return (blue - 128) / 10
 
 
 @pytest.fixture
 def bright(home, monkeypatch):
-    """A run called `bright` whose model is the net above."""
+    """A run called `bright` whose model is the net above; returns the current folder."""
     (home / "models" / "bright").mkdir(parents=True)
     config = {"dataset": "discs", "input_h": 32, "input_w": 32, "batch_size": 4}
     torch.save(
@@ -47,22 +47,22 @@ def segment(*flags: str) -> None:
 
 
 def square(height: int, width: int, dtype=np.uint8, high=200, low=30) -> tuple[np.ndarray, np.ndarray]:
-    """A grey image with one bright rectangle a quarter of its size, and the rectangle as a mask."""
+    """Return a gray image with a bright rectangle, a quarter as high and as wide, and the rectangle as a mask."""
     mask = np.zeros((height, width), bool)
     mask[height // 4 : height // 2, width // 4 : width // 2] = True
     return np.where(mask, high, low).astype(dtype), mask
 
 
 def test_any_kind_of_image(bright):
-    """Grey, colour, RGBA and 16-bit of several sizes and formats: a mask of the original size that fits."""
+    """Gray, color, RGBA, 16-bit and float, of several sizes and formats, get masks of their own sizes that fit."""
     (bright / "mine").mkdir()
     wanted = {}
     for name, image in {
-        "grey.png": square(100, 100)[0],
-        "colour.jpg": np.dstack([square(64, 128)[0]] * 3),
+        "gray.png": square(100, 100)[0],
+        "color.jpg": np.dstack([square(64, 128)[0]] * 3),
         "alpha.png": np.dstack([square(256, 200)[0]] * 3 + [np.full((256, 200), 7, np.uint8)]),
         "deep.tif": square(90, 60, np.uint16, high=4000, low=500)[0],  # a 12-bit camera in a 16-bit file
-        "deep colour.png": np.dstack([square(96, 96, np.uint16, high=60000, low=100)[0]] * 3),
+        "deep color.png": np.dstack([square(96, 96, np.uint16, high=60000, low=100)[0]] * 3),
         "float.tiff": square(128, 64, np.float32, high=1.0, low=0.1)[0],
         "with space and $(touch pwned).bmp": square(40, 30)[0],
     }.items():
@@ -83,7 +83,7 @@ def test_any_kind_of_image(bright):
     assert not (bright / "pwned").exists()
 
 
-def test_files_folders_globs_and_names_that_collide(bright):
+def test_files_folders_globs_and_equal_names(bright):
     for folder in ("a/images", "b/images", "b/masks"):
         (bright / folder).mkdir(parents=True)
         cv2.imwrite(str(bright / folder / "cell.png"), square(32, 32)[0])
@@ -99,7 +99,7 @@ def test_files_folders_globs_and_names_that_collide(bright):
     ]
 
 
-def test_unreadable_files_are_named_and_the_rest_is_done(home):
+def test_unreadable_files_are_named_and_the_others_segmented(home):
     torch.save({"state_dict": random_net().state_dict()}, home / "net.pth.tar")
     (home / "mine").mkdir()
     (home / "mine" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
@@ -115,7 +115,7 @@ def test_unreadable_files_are_named_and_the_rest_is_done(home):
     assert result.returncode == 1 and "[Error] --input nowhere/*.png: no image there" in result.stdout
 
 
-def test_a_picture_that_cannot_be_written_ends_it_with_its_name(home):
+def test_a_picture_that_cannot_be_written_is_named(home):
     torch.save({"state_dict": random_net().state_dict()}, home / "net.pth.tar")
     (home / "mine").mkdir()
     for k in range(9):
@@ -127,18 +127,7 @@ def test_a_picture_that_cannot_be_written_ends_it_with_its_name(home):
     assert not (home / "out" / "nuclei.csv").exists() and not list((home / "out").rglob(".*"))
 
 
-def test_percentiles_are_numpys():
-    draws = np.random.default_rng(0)
-    for k in range(200):
-        high, height, width = draws.integers(1, (257, 60, 60))
-        image = draws.integers(0, high, (height, width, 3)).astype(np.uint8)
-        assert pictures.percentiles(image, 0.5, 99.8) == list(np.percentile(image, (0.5, 99.8))), k
-    large = np.zeros((3000, 2000, 3), np.uint8)  # more of a value than float32 can count
-    large[:2].fill(9)
-    assert pictures.percentiles(large, 0.5, 99.95) == [0, 9]
-
-
-def test_sides_that_are_no_multiple_of_16_are_padded():
+def test_sides_that_are_not_multiples_of_16_are_padded():
     net = random_net()
     padded, x = engine.Padded(net), torch.randn(1, 3, 48, 64)
     with torch.no_grad():
@@ -149,7 +138,7 @@ def test_sides_that_are_no_multiple_of_16_are_padded():
 
 
 class Formats(Bright):
-    """Notes in which memory formats it is given its inputs, and gives its outputs in that one."""
+    """Records the memory formats of its inputs; its outputs have the format of the last one."""
 
     def __init__(self):
         super().__init__()
@@ -162,12 +151,12 @@ class Formats(Bright):
 
 def test_nets_get_the_memory_format_that_suits_the_device():
     images, target, net = torch.rand(4, 3, 16, 16), torch.rand(4, 2, 16, 16), Formats()
-    assert runtime.Runtime(torch.device("meta"), 0).image_format is torch.contiguous_format
-    (probabilities,) = engine.predict(net, [images], runtime.init("cpu"))
+    assert Runtime(torch.device("meta"), 0).memory_format is torch.contiguous_format
+    (probabilities,) = engine.predict(net, [images], init_runtime("cpu"))
     batch = (images, target, {"img_id": list("abcd")})
     got = []
     criterion = engine.build_criterion("LovaszHingeLoss")
-    engine.evaluate(net, [batch], criterion, runtime.init("cpu"), lambda logits, target, ids: got.append(logits))
+    engine.evaluate(net, [batch], criterion, init_runtime("cpu"), lambda logits, target, ids: got.append(logits))
     assert net.seen == [torch.channels_last] * 2 and got[0].is_contiguous() and probabilities.is_contiguous()
     assert torch.equal(torch.sigmoid(got[0]), probabilities)
 
@@ -217,7 +206,7 @@ def test_val_scores_are_those_counted_by_hand(bright, capsys):
         assert table.mask_dice[img_id] == pytest.approx(mask_dice([img_id]), abs=1e-4)
     by_image = re.search(r"^all" + r" +(\S+)" * 6 + "$", out, re.MULTILINE)
     assert float(by_image[4]) == pytest.approx(np.mean([iou([n]) for n in ids]), abs=1e-4)
-    # one disc an image: the average precision is the share of thresholds that its IoU exceeds
+    # with one disc per image, the average precision is the share of thresholds that its IoU exceeds
     ap = np.mean([[iou([n]) > t for t in metrics.THRESHOLDS] for n in ids])
     assert float(by_image[6]) == pytest.approx(ap, abs=1e-4)
 
@@ -225,17 +214,17 @@ def test_val_scores_are_those_counted_by_hand(bright, capsys):
 def test_overlay_outlines_without_hiding_the_inside():
     image, mask = np.full((40, 40, 3), 90, np.uint8), np.zeros((40, 40), bool)
     mask[10:30, 10:30] = True
-    picture = pictures.overlay(image, [mask])
+    picture = drawing.overlay(image, [mask])
     changed = (picture != image).any(2)
     inside = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
     outside = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))) == 0
     assert changed.any() and not changed[inside].any() and not changed[outside].any()
-    assert (image == 90).all(), "the input is left alone"
+    assert (image == 90).all(), "the input is not changed"
 
 
 @pytest.mark.usefixtures("narrow")
 def test_half_precision_on_demand(home, monkeypatch, capsys):
-    """With --amp both scripts compute the checkpoint's net in bfloat16, and their pictures are nearly the same."""
+    """With --amp both scripts compute in bfloat16, and their pictures are nearly the same."""
     (home / "models" / "net").mkdir(parents=True)
     config = {"dataset": "discs", "input_h": 32, "input_w": 32, "batch_size": 4}
     state = {"state_dict": random_net().state_dict(), "epoch": 1, "config": config}
@@ -259,9 +248,3 @@ def test_half_precision_on_demand(home, monkeypatch, capsys):
         for name in names:
             full, half = (cv2.imread(f"{folder}/0/{name}", cv2.IMREAD_UNCHANGED).astype(int) for folder in folders)
             assert abs(full - half).max() <= 3, name
-
-
-def test_an_export_has_its_own_precision(capsys):
-    with pytest.raises(SystemExit):
-        options.parse_demo(["--onnx", "net.onnx", "--amp"])
-    assert "--onnx computes in the precision of the export; leave out --amp" in capsys.readouterr().err

@@ -1,21 +1,30 @@
-"""A training epoch on an accelerator, in whose place the CPU notes what it is handed and when it is asked."""
+"""Training epochs on a stand-in for an accelerator: when the numbers of a step are read, and what the speed counts."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-import amp
 import engine
-import runtime as rt
+import options
+import train
+import utils
+from runtime import checkpoint
+from runtime.device import PendingValues
+from runtime.distributed import Runtime
+from runtime.interrupts import Interrupted
+from runtime.precision import prepare
+from runtime.state import TrainingState
 
 BATCH = (torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), {"img_id": ["a", "b"]})
 
 
 @dataclass
 class Clock:
-    """Seconds that pass where a test says so, in place of time.perf_counter."""
+    """Replaces time.perf_counter; its seconds pass only where a test says so."""
 
     now: float = 0.0
 
@@ -23,75 +32,133 @@ class Clock:
         return self.now
 
 
-class Device(rt.Runtime):
-    """Computes on the CPU, but says that it is faster than the program and works on its own."""
+class FakeAccelerator(Runtime):
+    """Computes on the CPU, but claims to be an accelerator, and records when numbers are read from it."""
 
-    accelerated = True
-    done: list
+    is_accelerator = True
+    events: list[tuple[str, int]]
 
-    def fetch(self, numbers):
-        """The numbers, noting when they are asked for."""
-        step = sum(what == "forward" for what, _ in self.done)
-        return rt.Later(numbers, Arrival(self.done, step))
+    def copy_to_host(self, values: torch.Tensor) -> PendingValues:
+        step = sum(what == "forward" for what, _ in self.events)
+        return PendingValues(values.clone(), FakeEvent(self.events, step))
+
+    def random_state(self) -> None:
+        return None
 
 
 @dataclass
-class Arrival:
-    """Stands in for a device's event."""
+class FakeEvent:
+    """The end of a copy from the device."""
 
-    done: list
+    events: list
     step: int
 
     def synchronize(self) -> None:
-        self.done.append(("asked", self.step))
+        self.events.append(("read", self.step))
 
 
-def train(steps: int, world_size: int, monkeypatch, loading: float = 1.0) -> tuple[list, dict[str, float], list[float]]:
-    """What was done in an epoch of so many steps, its result, and the steps' seconds; only loading takes time."""
-    clock, done = Clock(), []
-    monkeypatch.setattr(engine.time, "perf_counter", clock)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(world_size))
-    runtime = Device(torch.device("cpu"), 0, 0, world_size)
-    object.__setattr__(runtime, "done", done)
+class SlowLoader:
+    """Yields batches, each of which takes some seconds of the clock."""
 
-    class Loader:
-        def __len__(self):
-            return steps
+    batch_sampler = SimpleNamespace(set_epoch=lambda epoch, start: None)
 
-        def __iter__(self):
-            for _ in range(steps):
-                clock.now += loading
-                yield BATCH
+    def __init__(self, steps: int, clock: Clock, seconds: float):
+        self.steps, self.clock, self.seconds = steps, clock, seconds
 
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self):
+        for _ in range(self.steps):
+            self.clock.now += self.seconds
+            yield BATCH
+
+
+def build_state(events: list, world_size: int = 1, save_steps: int = 0, steps: int = 1) -> TrainingState:
+    """Return the training state of a net of one convolution, on a fake accelerator."""
+    runtime = FakeAccelerator(torch.device("cpu"), 0, 0, world_size)
+    object.__setattr__(runtime, "events", events)
     model = nn.Conv2d(3, 1, 1)
-    model.register_forward_hook(lambda *_: done.append(("forward", sum(what == "forward" for what, _ in done) + 1)))
-    precision = amp.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1), runtime, "O0", 1.0)
-    so_far = engine.EpochSoFar()
+    model.register_forward_hook(lambda *_: events.append(("forward", sum(w == "forward" for w, _ in events) + 1)))
+    precision = prepare(model, torch.optim.SGD(model.parameters(), lr=0.1), runtime, "O0", 1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(precision.optimizer, lambda epoch: 1.0)
+    logger = utils.MetricLogger(runtime, save_steps)
+    return TrainingState(model, precision, None, scheduler, logger, epochs=9, steps_per_epoch=steps)
+
+
+def train_epoch(steps: int, world_size: int, monkeypatch, seconds: float = 1.0) -> tuple[list, dict, list[float]]:
+    """Train an epoch in which only loading takes time; returns the events, the result, and the seconds of each step."""
+    clock, events = Clock(), []
+    monkeypatch.setattr(utils.time, "perf_counter", clock)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(world_size))
+    state = build_state(events, world_size, steps=steps)
     criterion = engine.build_criterion("BCEWithLogitsLoss")
-    result = engine.train_epoch(model, Loader(), criterion, precision, runtime, 0, so_far)
-    return done, result, so_far.seconds
+    result = engine.train_one_epoch(state, SlowLoader(steps, clock, seconds), criterion)
+    return events, result, state.logger.seconds
 
 
-def test_a_step_is_asked_for_once_the_next_one_is_under_way(monkeypatch):
-    done, _, _ = train(14, 1, monkeypatch)
-    asked = {step: done.index(("asked", step)) for step in range(1, 15)}
+def test_a_step_is_read_when_the_next_one_has_been_launched(monkeypatch):
+    """Except the last warm-up step, so that the time of the counted steps is complete."""
+    events, _, _ = train_epoch(14, 1, monkeypatch)
+    read = {step: events.index(("read", step)) for step in range(1, 15)}
     for step in range(1, 14):
-        # but for the last of those that the speed leaves out
-        later = done.index(("forward", step + 1)) < asked[step]
+        later = events.index(("forward", step + 1)) < read[step]
         assert later == (step != 9), step
-    assert asked == dict(sorted(asked.items(), key=lambda item: item[1])), "in their order"
+    assert read == dict(sorted(read.items(), key=lambda item: item[1])), "in their order"
 
 
 @pytest.mark.parametrize(
     "steps, world_size", [(1, 1), (2, 1), (5, 1), (9, 1), (10, 1), (33, 1), (2, 8), (4, 8), (33, 8)]
 )
 def test_the_speed_of_an_epoch_whose_data_are_slow(steps, world_size, monkeypatch):
-    """A batch a second, by definition; the device takes no time. No step is counted with another one's second."""
-    _, result, seconds = train(steps, world_size, monkeypatch)
+    """A batch takes a second to load, and the device no time: no step is counted with the second of another one."""
+    _, result, seconds = train_epoch(steps, world_size, monkeypatch)
     assert sum(seconds) == pytest.approx(steps)
     assert result["fps"] == pytest.approx(2 * world_size)
 
 
-def test_what_the_speed_leaves_out():
-    expected = {(1, 1): 0, (2, 1): 1, (9, 1): 1, (10, 1): 9, (33, 1): 9, (3, 8): 1, (4, 8): 3}
-    assert {key: engine.left_out(*key) for key in expected} == expected
+def test_time_in_callbacks_is_not_the_steps(monkeypatch):
+    """Saving and profiling do not count into the speed."""
+    clock = Clock()
+    monkeypatch.setattr(utils.time, "perf_counter", clock)
+    state = build_state([])
+
+    def wait() -> None:
+        clock.now += 100
+
+    criterion = engine.build_criterion("BCEDiceLoss")
+    result = engine.train_one_epoch(state, SlowLoader(12, clock, 1.0), criterion, callbacks=[wait])
+    assert sum(state.logger.seconds) == pytest.approx(12) and result["fps"] == pytest.approx(2)
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_a_run_on_an_accelerator_saves_complete_steps(tmp_path, monkeypatch):
+    """Each checkpoint has as many steps as its weights, though the numbers of most steps arrive late."""
+    state, saved = build_state(events := [], save_steps=3, steps=10), []
+
+    def record(contents: dict, path: Path, previous: Path | None = None) -> None:
+        launched = sum(what == "forward" for what, _ in events)
+        saved.append((path.name, contents["epoch"], contents["step"], launched))
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", record)
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: {"loss": 1.0, "iou": 0.0, "dice": 0.0})
+    args = options.parse_train(["--epochs", "2", "--save_steps", "3"])
+    saver = checkpoint.CheckpointSaver(tmp_path, {"arch": "UNet", "config": {}, "data": {}}, None)
+    train.train(args, state, saver, SlowLoader(10, Clock(), 0), [])
+    steps = [(epoch, step, 10 * epoch + step) for epoch in (0, 1) for step in (3, 6, 9, 10)]
+    expected = [(epoch + step // 10, step % 10, launched) for epoch, step, launched in steps]
+    assert saved == [("checkpoint.pth.tar", *row) for row in expected]
+
+
+@pytest.mark.parametrize("asked, stopped", [(1, 2), (5, 6), (9, 9), (14, 14)])
+def test_a_run_on_an_accelerator_stops_with_all_steps_read(monkeypatch, asked, stopped):
+    """The request of a step is read with its numbers, when the next step has been launched; that step is then read."""
+    events, clock = [], Clock()
+    monkeypatch.setattr(utils.time, "perf_counter", clock)
+    state = build_state(events)
+    launched = lambda: sum(what == "forward" for what, _ in events)  # noqa: E731
+    with pytest.raises(Interrupted):
+        engine.train_one_epoch(
+            state, SlowLoader(14, clock, 1.0), engine.build_criterion("BCEDiceLoss"), lambda: launched() >= asked
+        )
+    assert launched() == state.step == len(state.logger.seconds) == stopped

@@ -1,4 +1,6 @@
-"""pthtar2onnx.py: names, sizes, open axes, heads; a failure leaves the old file."""
+"""pthtar2onnx.py: names, sizes, open axes, heads, metadata; a failure leaves the old file."""
+
+import re
 
 import numpy as np
 import onnx
@@ -9,7 +11,7 @@ from conftest import random_net, run
 
 import options
 import pthtar2onnx
-from errors import InputError
+from runtime.errors import InputError
 
 
 @pytest.fixture
@@ -23,16 +25,39 @@ def export(*flags: str) -> None:
 
 
 def shape(value) -> list:
+    """Return the axes of an input or output: numbers, or names if they are open."""
     return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
 
 
 def test_the_defaults(checkpoint):
+    """Of a checkpoint that records nothing."""
     checkpoint(random_net())
     export()
     model = onnx.load("UNet_npu8p.onnx")
     assert [(i.name, shape(i)) for i in model.graph.input] == [("actual_input_1", [1, 3, 96, 96])]
     assert [(o.name, shape(o)) for o in model.graph.output] == [("output1", [1, 1, 96, 96])]
     assert model.opset_import[0].version == 11
+
+
+def test_the_size_is_that_of_the_training(tmp_path, monkeypatch, capsys):
+    """The metadata tell it, and how images are prepared and scored."""
+    monkeypatch.chdir(tmp_path)
+    config = {"input_h": 32, "input_w": 48, "normalization": "image", "divide_twice": False, "batch_size": 8}
+    state = {"epoch": 1, "state_dict": random_net().state_dict(), "config": config, "processes": 2}
+    torch.save(state, "net.pth.tar")
+    for flags, size in (((), (32, 48)), (("--input_w", "64"), (32, 64)), (("--dynamic",), ("height", "width"))):
+        export("--output", "net.onnx", *flags)
+        model = onnx.load("net.onnx")
+        assert tuple(shape(model.graph.input[0])[2:]) == size
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        width = "64" if flags[:1] == ("--input_w",) else "48"
+        assert metadata == {
+            **{"input_h": "32", "input_w": width, "normalization": "image", "divide_twice": "False"},
+            **{"batch_size": "4", "loss": "LovaszHingeLoss", "inner_split": "False"},
+            **{"img_ext": ".png", "mask_ext": ".png"},
+        }
+        line = re.search(r"^as in training: (.*)$", capsys.readouterr().out, re.MULTILINE)[1]
+        assert ("input_w 48" in line) == (width == "48") and "normalization image, divide_twice False" in line
 
 
 @pytest.mark.parametrize("classes, deep_supervision", [(1, True), (2, False)])

@@ -1,4 +1,4 @@
-"""The launchers, run as users run them, on a copy of test/*.sh beside a stub of train.py."""
+"""The launchers, run as users run them: a copy of test/*.sh and of the real options.py, with a stub of train.py."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from conftest import ROOT
 
 TEST_DIR = Path(__file__).resolve().parents[1]
 
-# What the launchers, env_npu.sh and torchrun look at.
+# Environment variables that the launchers, env_npu.sh and torchrun read.
 DROPPED = ("VIRTUAL_ENV", "CONDA_PREFIX", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "etp_running_flag")
 DROPPED += ("ASCEND_DEVICE_ID", "ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "CPU_AFFINITY_CONF", "COMBINED_ENABLE")
 DROPPED += ("TASK_QUEUE_ENABLE", "ASCEND_SLOG_PRINT_TO_STDOUT", "ASCEND_GLOBAL_LOG_LEVEL", "ASCEND_GLOBAL_EVENT_ENABLE")
 
-# A name that does damage, as a file "ran", or gets another, wherever it is not taken as it is.
+# A name that creates a file "ran", or turns into another name, if a script expands it.
 HOSTILE = "-a 'b\" $(touch ran) `touch ran`; touch ran & \n touch ran #*?[x]{c,d}~\\n\\ %s =e\n"
 
-# Prints what train.py prints (spec-format lines), records its arguments, and does what STUB_MODE says.
+# Prints the log lines of train.py, records its arguments, and does what STUB_MODE says.
 STUB = r"""
 import json, os, signal, sys, time
 
@@ -37,7 +37,7 @@ if mode == "wait" or mode == "wait long":
     def leave(number, frame):
         signal.signal(number, signal.SIG_DFL)
         print("got", signal.Signals(number).name, flush=True)
-        time.sleep(0.3 if mode == "wait" else 20)  # the launcher has to wait for this
+        time.sleep(0.3 if mode == "wait" else 20)  # the launcher must wait for this
         print("left", flush=True)
         sys.exit(40 + number)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -46,7 +46,7 @@ if mode == "wait" or mode == "wait long":
     try:
         time.sleep(20)
         sys.exit()
-    except KeyboardInterrupt:  # Python's own handling, which a launcher can spoil by ignoring SIGINT
+    except KeyboardInterrupt:  # Python raises it only if the launcher does not ignore SIGINT
         leave(signal.SIGINT, None)
 for epoch in range(1, 3):
     print(f"learning rate of epoch {epoch}: 0.001, Loss 9.9")
@@ -66,7 +66,7 @@ if mode == "fail with 7":
 
 
 class Repository:
-    """A repository-like folder with launchers, a stub train.py and a prepared data set."""
+    """A copy of the repository with launchers, the real options.py, a stub of train.py and an empty data set."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -74,6 +74,10 @@ class Repository:
         for script in TEST_DIR.glob("*.sh"):
             shutil.copy(script, root / "test")
         (root / "train.py").write_text(STUB)
+        shutil.copy(ROOT / "options.py", root)
+        (root / "runtime").mkdir()
+        for module in (ROOT / "runtime").glob("*.py"):
+            shutil.copy(module, root / "runtime")
         for folder in ("images", "masks"):
             (root / "inputs" / "dsb2018_96" / folder).mkdir(parents=True)
 
@@ -108,7 +112,7 @@ class Repository:
         return dict(line.split(" = ") for line in text.splitlines())
 
     def ascend_host(self) -> dict[str, str]:
-        """The variables of an environment that looks like an Ascend host's, with no CANN but what is in home/Ascend."""
+        """Return variables that make this host look like an Ascend host; CANN's place is home/Ascend."""
         tools = self.root / "tools"
         tools.mkdir()
         (tools / "npu-smi").symlink_to(shutil.which("true"))
@@ -129,7 +133,7 @@ def test_full_1p_writes_results(repo: Repository):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     data = str(repo.root / "inputs" / "dsb2018_96")
-    flags = "--device=auto --device_id=0 --epochs=100 --batch_size=16 --lr=1e-3 --num_workers=4 --optimizer=Adam "
+    flags = "--device_id=0 --epochs=100 --batch_size=16 --lr=1e-3 --num_workers=4 --optimizer=Adam "
     flags += "--name=dsb2018_96_UNet_woDS"
     assert repo.argv() == [data, *flags.split()]
     result = repo.result("UNet_for_PyTorch_bs16_1p_acc")
@@ -176,15 +180,84 @@ def test_an_old_harness_reads_the_log(repo: Repository):
     assert shell(f"grep '^ActualFPS' {result} | awk '{{print $3}}'", repo.root) == "200.123"
 
 
+# Flags that the launchers do not interpret.
+OTHER_FLAGS = ["--device=cpu", "--profiling=CANN", "--start_step=2", "--stop_step=5", "--save_steps=40", "--cache_mb=0"]
+OTHER_FLAGS += ["--resume_anyway", "--trust_checkpoint", "--skip-bad", "--ema=0.99", "--arch=NestedUNet", "--sync_bn"]
+OTHER_FLAGS += ["--dist_timeout=5", "--opt-level=O1", "--no-amp", "--addr=-a b=c --seed=1 $(touch ran)"]
+
+
 def test_all_flags_are_passed_on(repo: Repository):
-    flags = ["--device=cpu", "--device_id=1", "--epochs=3", "--batch_size=8", "--lr=.5e-2", "--optimizer=SGD"]
-    flags += ["--num_workers=0", "--name=mine", "--precision_mode=allow_mix_precision", "--hf32"]
-    flags += ["--profiling=CANN", "--start_step=2", "--stop_step=5", "--resume=auto", "--save_steps=40", "--cache_mb=0"]
-    flags += ["--resume_anyway", "--trust_checkpoint", "--skip_bad"]
-    done = repo.launch(*flags, "--bin_mode")
+    flags = ["--device_id=1", "--epochs=3", "--batch_size=8", "--lr=.5e-2", "--optimizer=SGD", "--num_workers=0"]
+    flags += ["--name=mine", "--precision_mode=allow_mix_precision", "--hf32", "--resume=auto"]
+    done = repo.launch(*flags, *OTHER_FLAGS, "--bin_mode")
     assert done.returncode == 0, done.stderr
-    assert set(repo.argv()[1:]) == {*flags, "--bin_mode=1"}
+    assert sorted(repo.argv()[1:]) == sorted([*flags, *OTHER_FLAGS, "--bin_mode=1"])
     assert repo.result("UNet_for_PyTorch_bs8_1p_hf32_acc", 1)["TrainingTime"] == "39.98"
+
+
+def test_hyphens_and_aliases(repo: Repository):
+    done = repo.launch("--batch-size=8", "--learning-rate=1e-2", "--num-workers=2", "--bin-mode")
+    assert done.returncode == 0, done.stderr
+    assert {"--batch_size=8", "--lr=1e-2", "--num_workers=2", "--bin_mode=1"} <= set(repo.argv())
+    assert repo.result("UNet_for_PyTorch_bs8_1p_acc")["BatchSize"] == "8"
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--bin_mode=True", 1), ("--bin_mode=1", 1), ("--bin_mode=false", 0)])
+def test_bin_mode_may_have_a_value(repo: Repository, flag: str, value: int):
+    assert repo.launch(flag).returncode == 0
+    assert [a for a in repo.argv() if a.startswith("--bin_mode")] == [f"--bin_mode={value}"]
+
+
+def test_the_users_flags_override_the_defaults_of_speed_runs(repo: Repository):
+    done = repo.launch("--start_step=1", "--stop_step=3", "--profiling=GE", launcher="train_performance_1p")
+    assert done.returncode == 0, done.stderr
+    steps = [a for a in repo.argv() if re.match("--st.*_step=", a)]
+    assert steps == ["--start_step=20", "--stop_step=30", "--start_step=1", "--stop_step=3"]  # the last one counts
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags", "epochs", "name"),
+    [
+        ("train_full_1p", ["--recipe=fast"], [], "dsb2018_96_UNet_woDS_fast"),
+        ("train_full_1p", ["--epochs=7", "--recipe=fast"], ["--epochs=7"], "dsb2018_96_UNet_woDS_fast"),
+        ("train_performance_1p", ["--recipe=fast"], ["--epochs=1"], "dsb2018_96_UNet_woDS_fast_perf"),
+        (
+            "train_full_1p",
+            ["--arch=NestedUNet", "--deep-supervision=True"],
+            ["--epochs=100"],
+            "dsb2018_96_NestedUNet_wDS",
+        ),
+    ],
+)
+def test_default_name_and_epochs_follow_the_flags(
+    repo: Repository, launcher: str, flags: list[str], epochs: list[str], name: str
+):
+    assert repo.launch(*flags, launcher=launcher).returncode == 0
+    assert [a for a in repo.argv() if a.startswith("--epochs")] == epochs
+    assert f"--name={name}" in repo.argv()
+
+
+def test_default_data_path_follows_the_dataset(repo: Repository):
+    done = repo.launch("--dataset=mine")
+    assert (done.returncode, done.stderr) == (1, '[Error] para "data_path" must be configured\n')
+    for folder in ("images", "masks"):
+        (repo.root / "inputs" / "mine" / folder).mkdir(parents=True)
+    assert repo.launch("--dataset=mine").returncode == 0
+    assert repo.argv()[0] == str(repo.root / "inputs" / "mine")
+    assert "--name=mine_UNet_woDS" in repo.argv()
+
+
+def test_flags_are_checked_without_torch(repo: Repository):
+    (repo.root / "torch.py").write_text("raise SystemExit('torch was imported')\n")
+    assert repo.launch("--save_steps=5").returncode == 0
+    assert repo.launch("--save_steps=x").stderr.startswith("[Error] argument --save_steps: ")
+
+
+def test_an_import_error_is_one_sentence(repo: Repository):
+    (repo.root / "options.py").write_text("import no_such_module\n")
+    done = repo.launch()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("[Error] ModuleNotFoundError: No module named 'no_such_module'")
 
 
 @pytest.mark.parametrize(
@@ -200,18 +273,37 @@ def test_original_dtype(repo: Repository, flags: list[str], optimizer: str):
 def test_help(repo: Repository):
     done = repo.launch("--help")
     assert done.returncode == 0
-    flags = ("--data_path=", "--device_id=", "--num_workers=", "--bin_mode", "--stop_step=", "--save_steps=N")
-    for flag in (*flags, "--resume=auto|FILE ", "exit code 143, 130, 138\nor 129"):
-        assert flag in done.stdout
+    for flag in ("data_path", "device_id", "epochs", "batch_size", "lr", "num_workers", "name", "precision_mode"):
+        assert f"  --{flag}=" in done.stdout
+    for text in ("Adam, AdamW or SGD", "--hf32, --fp32", "--bin_mode", "--resume=auto|FILE ", "143, 130, 138 or 129"):
+        assert text in done.stdout
+    assert "python train.py --help" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
     assert not (repo.root / "test" / "output").exists()
+    speed_help = repo.launch("-h", launcher="train_performance_1p").stdout
+    assert re.search("--start_step=N .*20.*\n.*--stop_step=N .*30", speed_help)
 
 
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--colour=red", "--colour=red"),
-        ("--data_path", "--data_path"),
-        ("stray", "stray"),
+        ("--color=red", "Unknown flag: --color=red"),
+        ("--hue\n=red", "Unknown flag: --hue?=red"),
+        ("--hue=light red", "Unknown flag: --hue=light red"),
+        ("--data_path", "Unknown flag: --data_path"),
+        ("--epoch=3", "Unknown flag: --epoch=3"),  # argparse would take it for --epochs
+        ("--recip=fast", "Unknown flag: --recip=fast"),
+        ("stray", 'Unknown flag: "stray". Write flags as --flag=value'),
+        ("-b", 'Unknown flag: "-b". Write flags as --flag=value'),
+        ("--", 'Unknown flag: "--". Write flags as --flag=value'),
+        ("", 'Unknown flag: "". Write flags as --flag=value'),
+        ("--evaluate", "--evaluate is not for training"),
+        ("--pretrained", "--pretrained needs --resume"),
+        ("--name", "--name"),
+        ("--fp32=1", "--fp32"),
+        ("--skip_bad=1", "--skip_bad"),
+        ("--optimizer=Adan", "'Adan'"),
+        ("--epochs=", "--epochs"),
         ("--epochs=many", "--epochs"),
         ("--epochs=0", "--epochs"),
         ("--batch_size=1.5", "--batch_size"),
@@ -220,7 +312,7 @@ def test_help(repo: Repository):
         ("--device_id=../..", "../.."),
         ("--data_path=nowhere", "nowhere"),
         ("--data_path=two\nlines", "two?lines"),
-        ("--save_steps=0", "--save_steps"),
+        ("--save_steps=-1", "--save_steps"),
         ("--cache_mb=-1", "--cache_mb"),
         ("--resume=nowhere", "/nowhere"),
         ("--resume=", "--resume="),
@@ -232,7 +324,23 @@ def test_wrong_flags_are_one_sentence(repo: Repository, flag: str, words: str):
     assert done.stderr.startswith("[Error] ")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (repo.root / "argv.json").exists()
+    assert not (repo.root / "argv.json").exists() and not repo.output().exists()
+
+
+@pytest.mark.parametrize("flags", [["--hf32", "--fp32"], ["--amp", "--precision_mode=must_keep_origin_dtype"]])
+def test_flags_that_exclude_each_other(repo: Repository, flags: list[str]):
+    done = repo.launch(*flags)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert all(flag.partition("=")[0] in done.stderr for flag in flags)
+
+
+@pytest.mark.parametrize("flag", ["--color=red", "--epoch=3", "--lr=fast", "--num_gpus=2", "stray", "--resume=nowhere"])
+def test_wrong_flags_leave_earlier_results_alone(repo: Repository, flag: str):
+    assert repo.launch().returncode == 0
+    before = {path: path.read_text() for path in repo.output().iterdir()}
+    assert len(before) == 3
+    assert repo.launch(flag).returncode == 1
+    assert {path: path.read_text() for path in repo.output().iterdir()} == before
 
 
 def test_old_flags_are_ignored_with_a_warning(repo: Repository):
@@ -251,12 +359,12 @@ def test_missing_data_path(repo: Repository):
 
 @pytest.mark.parametrize("name", ["plain", "-", "--", "*", HOSTILE])
 def test_any_name_is_taken_as_it_is(tmp_path: Path, name: str):
-    """The repository's, the user's folder's, and those in flags; relative to where the user stands."""
+    """The names of the repository and of the user's folder, and names in flags, relative to the current folder."""
     repo, elsewhere = Repository(tmp_path / name), tmp_path / "elsewhere" / name
     data, checkpoint = elsewhere / name, elsewhere / f"{name}.pth.tar"
     data.mkdir(parents=True)
     checkpoint.touch()
-    flags = [f"--{flag}={name}" for flag in ("name", "device", "optimizer", "precision_mode", "profiling")]
+    flags = [f"--{flag}={name}" for flag in ("name", "addr", "dist_backend")]
     done = repo.launch(f"--data_path={name}", f"--resume={checkpoint.name}", *flags, cwd=elsewhere)
     assert (done.returncode, done.stderr) == (0, "")
     assert repo.argv()[0] == str(data)
@@ -271,16 +379,17 @@ def test_any_name_is_taken_as_it_is(tmp_path: Path, name: str):
 def test_no_number_is_code(repo: Repository, launcher: str):
     code = "a[$(touch ran)]"
     flags = ("device_id", "epochs", "batch_size", "lr", "num_workers", "save_steps", "start_step", "stop_step")
+    flags += ("device", "optimizer", "precision_mode", "profiling", "no_such_flag", "recipe")
     for flag in (*flags, *(["num_gpus"] if "8p" in launcher else [])):
         done = repo.launch(f"--{flag}={code}", launcher=launcher)
-        assert done.returncode == 1 and re.fullmatch(rf"\[Error] .* number, not \"{re.escape(code)}\"\.\n", done.stderr)
+        assert done.returncode == 1 and re.fullmatch(rf"\[Error] .*{re.escape(code)}.*\n", done.stderr)
     if "8p" not in launcher:
         assert repo.launch(launcher=launcher, ASCEND_DEVICE_ID=code).returncode == 1
     assert not list(repo.root.rglob("ran")) and not repo.output().exists()
 
 
 def test_a_run_that_is_resumed_when_it_has_finished(repo: Repository):
-    """It has nothing to report; what it reported before stays."""
+    """It has no new results, and keeps the earlier ones."""
     finished = "checkpoint.pth.tar has finished its 2 epochs; raise --epochs to train on\n"
     finished += "No step was left to train, so there are no new results.\n"
     done = repo.launch("--resume=auto", STUB_MODE="finished")
@@ -289,15 +398,28 @@ def test_a_run_that_is_resumed_when_it_has_finished(repo: Repository):
     assert repo.launch("--resume=auto").returncode == 0
     result = repo.output() / "UNet_for_PyTorch_bs16_1p_acc.log"
     done = repo.launch("--resume=auto", STUB_MODE="finished")
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith(f"{finished}Those of before: {result}\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"{finished}The earlier results: {result}\n")
     assert len(list(repo.output().iterdir())) == 3
     assert repo.launch("--resume=auto", STUB_MODE="fail").returncode == 1
     assert [p.name for p in repo.output().iterdir()] == ["train_0.log"]
 
 
+def test_the_log_of_a_resumed_run_has_all_parts(repo: Repository):
+    log = repo.output() / "train_0.log"
+    assert repo.launch(STUB_MODE="fail").returncode == 1
+    part = log.read_text()
+    assert repo.launch("--resume=auto").returncode == 0
+    assert log.read_text().startswith(part) and len(log.read_text()) > 2 * len(part)
+    (repo.root / "weights").touch()
+    assert repo.launch("--resume=weights", "--pretrained").returncode == 0  # a new run
+    assert not log.read_text().startswith(part)
+    assert not list(repo.output().glob("*.before"))
+
+
 @pytest.mark.parametrize("launcher, ending", [("train_full_1p", ""), ("train_performance_1p", "_perf")])
-def test_the_run_is_named_after_the_recipe_wherever_the_data_lie(repo: Repository, launcher: str, ending: str):
-    """Evaluation looks for the accuracy run's model under this name; speed runs must not replace it."""
+def test_the_run_name_does_not_depend_on_the_data_path(repo: Repository, launcher: str, ending: str):
+    """Evaluation looks for the model of the accuracy run under this name; speed runs must not replace it."""
     (repo.root / "test" / "own data").mkdir()
     done = repo.launch("--data_path=own data/", launcher=launcher, cwd=repo.root / "test")
     assert done.returncode == 0, done.stderr
@@ -348,7 +470,7 @@ def wait_for(condition) -> None:
 
 
 def signalled(process: subprocess.Popen, root: Path, log: Path, *numbers: signal.Signals) -> str:
-    """What it says on stderr once it has got the signals, the second after the training has noticed the first."""
+    """Send the signals and return stderr; the second signal waits until the training has received the first."""
     try:
         wait_for((root / "ready").exists)
         for k, number in enumerate(numbers):
@@ -360,7 +482,7 @@ def signalled(process: subprocess.Popen, root: Path, log: Path, *numbers: signal
         process.kill()
 
 
-STOPPING = "[Stopping] by {}, in good order; SIGINT (Ctrl-C), twice in all, ends it at once.\n"
+STOPPING = "[Stopping] {}: waiting for a clean end. SIGINT (Ctrl-C), twice in total, ends it at once.\n"
 
 
 @pytest.mark.parametrize(
@@ -383,7 +505,7 @@ def test_signals_reach_the_run(repo: Repository, numbers: list[signal.Signals], 
     assert list(repo.output().iterdir()) == [log]
 
 
-# A Python that makes "virtual environments" of copies of itself and "installs" by counting.
+# A fake Python: its virtual environments are copies of itself, and pip only logs its command line.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 case $* in
     *version_info\[:2\]*) echo "${FAKE_VERSION:-3.11}" ;;
@@ -470,11 +592,11 @@ class TestSetupVenv:
     ("flag", "code", "message"),
     [
         ("--epoch=3", 2, 'Unknown flag "--epoch=3"'),
-        ("--epochs=none", 2, "--epochs takes a positive number"),
+        ("--epochs=none", 2, "--epochs needs a positive number"),
         ("--data=nowhere", 1, 'There is nothing at "'),
     ],
 )
-def test_quickstart_answers_before_it_sets_anything_up(repo: Repository, flag: str, code: int, message: str):
+def test_quickstart_checks_flags_before_setup(repo: Repository, flag: str, code: int, message: str):
     shutil.copy(ROOT / "quickstart.sh", repo.root)
     command = ["bash", "quickstart.sh", flag]
     done = subprocess.run(command, cwd=repo.root, env=repo.environment(), capture_output=True, text=True, timeout=20)
@@ -484,7 +606,7 @@ def test_quickstart_answers_before_it_sets_anything_up(repo: Repository, flag: s
 
 @pytest.fixture
 def quickstart(tmp_path: Path):
-    """Starts quickstart.sh in a folder of a hostile name, with stubs for all scripts."""
+    """Return a function that starts quickstart.sh in a folder with a hostile name, with stubs of all scripts."""
     repo = Repository(tmp_path / HOSTILE)
     shutil.copy(ROOT / "quickstart.sh", repo.root)
     (repo.root / "requirements.txt").write_text("")
@@ -508,8 +630,8 @@ def quickstart(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["my raw data", HOSTILE])
-def test_quickstart_keeps_the_users_own_data_apart(quickstart, tmp_path: Path, name: str):
-    """What matters is what the scripts are called with, and what the table says the data are."""
+def test_quickstart_keeps_the_users_data_apart(quickstart, tmp_path: Path, name: str):
+    """Checks the command lines of the scripts, and the description of the data in the table of results."""
     (tmp_path / "raw" / name).mkdir(parents=True)
     with quickstart(f"--data=raw/{name}", "--epochs=2") as process:
         out, errors = process.communicate(timeout=30)

@@ -1,9 +1,10 @@
-"""The launchers of several processes and env_npu.sh: a copy of test/*.sh, a stub of train.py, and the real torchrun."""
+"""The launchers of several processes and env_npu.sh: a copy of test/*.sh, a stub of train.py, the real torchrun."""
 
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from test_launchers import HOSTILE, STOPPING, STUB, TEST_DIR, Repository, signalled
+from test_launchers import HOSTILE, OTHER_FLAGS, STOPPING, STUB, TEST_DIR, Repository, signalled
 
 LAUNCHERS = ("train_full_8p", "train_performance_8p", "train_eval_8p")
 
-# What train.py does in several processes: the output of ranks above 0 goes to their own logs.
+# The part of train.py that concerns several processes: ranks above 0 write to their own logs.
 RANK_STUB = r"""
 import json, os, signal, subprocess, sys, time
 
@@ -38,10 +39,10 @@ if mode == "rank 1 fails":
     time.sleep(60)
 if mode == "rank 2 is killed":
     if rank == 2:
-        subprocess.Popen(["sleep", "60"], start_new_session=True)  # in nobody's process group
+        subprocess.Popen(["sleep", "60"], start_new_session=True)  # in its own process group
         print("the last words of rank 2", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if rank < 3 else signal.SIG_IGN)  # as if inside a collective
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if rank < 3 else signal.SIG_IGN)  # like a rank in a collective
     time.sleep(60)
 if mode == "wait":
     def leave(number, frame):
@@ -62,9 +63,10 @@ if rank:
     sys.exit()
 """
 
-# Answers for Python: notes what it would have run in a file, and prints the log of a run that went well; or, with
-# FAKE_DEAF, is a torchrun with one rank, and both don't end.
+# A fake Python: records its command line in a file and prints the log of a successful run. With FAKE_DEAF, it acts as a
+# torchrun with one rank, and both ignore signals. Only the check of the flags runs in the real Python.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
+[[ $1 != -c || $2 != *options* ]] || exec REAL_PYTHON "$@"
 [[ $1 != -c ]] || exit "${FAKE_NO_TORCH:-0}"
 printf '%s\0' "$@" >command
 env >environment
@@ -78,9 +80,9 @@ if [[ -n ${FAKE_DEAF:-} ]]; then
 fi
 printf 'Epoch: [1][1/1]\tLoss 0.5\n[npu id: 0 ] * FPS@all 100\nTest: [1/1]\tLoss 0.6\n'
 printf '[npu id: 0 ] [AVG-IOU] * Iou 0.8\n'
-"""
+""".replace("REAL_PYTHON", shlex.quote(sys.executable))
 
-# The end of torchrun's report on ranks that died in the same second, lowest rank first.
+# The end of torchrun's report on ranks that failed in the same second, lowest rank first.
 REPORT = """torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
 =====
 train.py FAILED
@@ -111,7 +113,7 @@ Root Cause (first observed failure):
 
 
 class Repository8p(Repository):
-    """With a Python of its own: the real one, or with `fake_python` one that only notes how it was called."""
+    """Has its own Python: the real one, or in the fixture `fake` one that only records its command line."""
 
     def __init__(self, root: Path):
         super().__init__(root)
@@ -125,7 +127,7 @@ class Repository8p(Repository):
         self.python.chmod(0o755)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        # every process of the run is known by STUB_ROOT
+        # STUB_ROOT identifies every process of the run
         return super().environment(VIRTUAL_ENV=str(self.root / "venv"), STUB_ROOT=str(self.root), **changes)
 
     def start(self, *flags: str, launcher: str, **env: str) -> subprocess.Popen:
@@ -134,7 +136,7 @@ class Repository8p(Repository):
         return subprocess.Popen(command, cwd=self.root, env=env, stdout=-1, stderr=-1, text=True)
 
     def launch_ranks(self, *flags: str, launcher: str = "train_full_8p", **env: str):
-        """As `launch`, with the time that torchrun takes."""
+        """Like `launch`, with a longer timeout for torchrun."""
         with self.start(*flags, launcher=launcher, **env) as process:
             out, errors = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
@@ -144,14 +146,14 @@ class Repository8p(Repository):
         script.write_text(re.sub(r"^grace=\d+", "grace=1", script.read_text(), count=1, flags=re.M))
 
     def noted_command(self) -> list[str]:
-        """What a fake Python was called with."""
+        """Return the arguments of the fake Python."""
         return (self.root / "command").read_text().split("\0")[:-1]
 
     def rank(self, rank: int) -> dict:
         return json.loads((self.root / f"rank{rank}.json").read_text())
 
     def processes(self) -> list[str]:
-        """The command lines of the run's processes that are left, after a moment to be gone."""
+        """Return the command lines of the run's remaining processes; they have 3 s to end."""
         deadline = time.monotonic() + 3
         while found := list(self._processes()):
             if time.monotonic() > deadline:
@@ -196,7 +198,7 @@ CLOSING = ["------------------ Final result ------------------", "Final Performa
 def test_full_8p_writes_results(repo: Repository8p):
     done = repo.launch_ranks("--num_gpus=2", ASCEND_DEVICE_ID="5")
     assert (done.returncode, done.stderr) == (0, "")
-    flags = "--device=auto --device_id=0 --epochs=100 --batch_size=128 --lr=1e-3 --num_workers=8 --optimizer=Adam "
+    flags = "--device_id=0 --epochs=100 --batch_size=128 --lr=1e-3 --num_workers=8 --optimizer=Adam "
     flags += "--name=dsb2018_96_UNet_woDS"
     for rank in range(2):
         assert repo.rank(rank)["argv"] == [str(repo.root / "inputs" / "dsb2018_96"), *flags.split()]
@@ -291,14 +293,13 @@ def test_torchrun_command(fake: Repository8p, launcher: str):
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_any_name_is_taken_as_it_is(tmp_path: Path, launcher: str):
-    """The repository's, the user's folder's, and those in flags; relative to where the user stands."""
+    """The names of the repository and of the user's folder, and names in flags, relative to the current folder."""
     fake, elsewhere = Repository8p(tmp_path / HOSTILE), tmp_path / "elsewhere" / HOSTILE
     fake.set_python(FAKE_PYTHON)
     data, checkpoint = elsewhere / HOSTILE, elsewhere / f"{HOSTILE}.pth.tar"
     data.mkdir(parents=True)
     checkpoint.touch()
-    flags = [f"--{flag}={HOSTILE}" for flag in ("name", "device", "optimizer", "precision_mode", "profiling")]
-    flags += ["--save_steps=5"]
+    flags = [f"--{flag}={HOSTILE}" for flag in ("name", "addr", "dist_backend")]
     command = [f"--data_path={HOSTILE}", f"--resume={checkpoint.name}", *flags]
     done = fake.launch(*command, launcher=launcher, cwd=elsewhere)
     assert (done.returncode, done.stderr) == (0, "")
@@ -306,6 +307,23 @@ def test_any_name_is_taken_as_it_is(tmp_path: Path, launcher: str):
     assert command[command.index("train.py") + 1] == str(data)
     assert {f"--resume={checkpoint}", *flags} <= set(command)
     assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_other_flags_are_passed_on(fake: Repository8p, launcher: str):
+    fake.checkpoint("dsb2018_96_NestedUNet_woDS")  # OTHER_FLAGS has --arch=NestedUNet
+    done = fake.launch(*OTHER_FLAGS, launcher=launcher)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = fake.noted_command()
+    first = command.index(OTHER_FLAGS[0])
+    assert command[first : first + len(OTHER_FLAGS)] == OTHER_FLAGS
+    assert not list(fake.root.rglob("ran"))
+
+
+def test_evaluation_finds_the_model_of_another_recipe(fake: Repository8p):
+    checkpoint = fake.checkpoint("dsb2018_96_UNet_woDS_fast")
+    assert fake.launch("--recipe=fast", launcher="train_eval_8p").returncode == 0
+    assert {f"--resume={checkpoint}", "--name=dsb2018_96_UNet_woDS_fast", "--evaluate"} <= set(fake.noted_command())
 
 
 def test_resume_auto_is_for_training_only(fake: Repository8p):
@@ -331,8 +349,12 @@ def test_a_device_id_is_ignored_with_a_warning(fake: Repository8p):
         ("train_eval_8p", "--batch_size=20", "a multiple of --num_gpus, 8"),
         ("train_full_8p", "--resume=nowhere", "/nowhere"),
         ("train_full_8p", "--save_steps=none", "--save_steps"),
-        ("train_full_1p", "--num_gpus=2", 'Unknown flag "--num_gpus=2"'),
-        ("train_eval_8p", "--epoch=1", 'Unknown flag "--epoch=1"'),
+        ("train_full_1p", "--num_gpus=2", "Unknown flag: --num_gpus"),
+        ("train_full_8p", "--color=red", "Unknown flag: --color=red"),
+        ("train_performance_8p", "--color=red", "Unknown flag: --color=red"),
+        ("train_eval_8p", "--color=red", "Unknown flag: --color=red"),
+        ("train_eval_8p", "--epoch=1", "Unknown flag: --epoch=1"),
+        ("train_full_8p", "--evaluate", "--evaluate is not for training"),
         ("train_eval_8p", "--resume=nowhere", "/nowhere"),
         ("train_eval_8p", "--name=other", "/models/other/model_best.pth.tar"),
     ],
@@ -358,6 +380,7 @@ def test_help(fake: Repository8p, launcher: str):
     assert done.returncode == 0
     for line in ("--num_gpus=N .*8", "--batch_size=N .*128", f"--num_workers=N .*{16 if 'eval' in launcher else 8}"):
         assert re.search(line, done.stdout)
+    assert "Adam, AdamW or SGD" in done.stdout and "python train.py --help" in done.stdout
     assert ("--resume=FILE " in done.stdout, "--resume=auto|FILE " in done.stdout) == (
         "eval" in launcher,
         "eval" not in launcher,
@@ -381,8 +404,8 @@ def test_a_rank_that_fails_is_named(repo: Repository8p):
     assert repo.processes() == []
 
 
-def test_a_mistake_that_all_ranks_meet_is_seen(repo: Repository8p):
-    """Whichever rank is first; torchrun's report must not hide it."""
+def test_an_error_in_all_ranks_is_shown(repo: Repository8p):
+    """Whichever rank fails first; torchrun's report must not hide the message."""
     done = repo.launch_ranks("--num_gpus=2", STUB_MODE="data mistake")
     assert done.returncode == 1
     assert "[Error] inputs/x: no images\n" in done.stderr
@@ -391,7 +414,7 @@ def test_a_mistake_that_all_ranks_meet_is_seen(repo: Repository8p):
 
 
 def test_a_killed_rank_ends_the_run(repo: Repository8p):
-    """Also where another rank is deaf to torchrun, and where it leaves processes behind."""
+    """Even if another rank ignores torchrun's signal, and if the killed rank leaves a process behind."""
     repo.short_grace()
     start = time.monotonic()
     done = repo.launch_ranks("--num_gpus=4", STUB_MODE="rank 2 is killed")
@@ -408,10 +431,10 @@ def test_a_killed_rank_ends_the_run(repo: Repository8p):
 
 @pytest.mark.parametrize(("second", "expected"), [(1, "12 -9"), (9, "0 1")])
 def test_the_killed_rank_is_the_cause_of_what_died_with_it(repo: Repository8p, second: int, expected: str):
-    """A survivor is killed too, but later."""
+    """torchrun kills the ranks that survive too, but later."""
     log = repo.root / "log"
     log.write_text("a rank's words\n" + REPORT.format(second=second))
-    command = 'source "$1/common_8p.sh"; log=$2; first_dead; ranks_words'
+    command = 'source "$1/common_8p.sh"; log=$2; first_failed_rank; rank_messages'
     arguments = ["bash", "-c", command, "bash", TEST_DIR, log]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout.startswith(f"{expected}\na rank's words\n")
@@ -432,7 +455,7 @@ def test_an_old_rank_log_is_not_shown(repo: Repository8p):
 
 
 def test_signals_reach_all_ranks(tmp_path: Path):
-    """In their own time. Three runs side by side, which also shows that they don't take each other's port."""
+    """The ranks finish their step. Three runs at once, which also shows that they use different ports."""
     runs = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         repo = Repository8p(tmp_path / number.name)
@@ -446,12 +469,12 @@ def test_signals_reach_all_ranks(tmp_path: Path):
             time.sleep(0.2)
             second = repo.launch_ranks("--num_gpus=2", launcher="train_performance_8p")
             assert second.returncode == 1 and second.stderr == (
-                f'[Error] Another launcher is at work in "{repo.output()}": wait for it, or on one device give another '
+                f'[Error] Another launcher is running in "{repo.output()}": wait for it, or on one device use another '
                 "--device_id.\n"
             )
             process.send_signal(number)
         for number, _, process in runs:
-            for _ in range(3 if number != signal.SIGINT else 0):  # which torchrun would take for an order to leave
+            for _ in range(3 if number != signal.SIGINT else 0):  # torchrun would abandon its ranks
                 time.sleep(0.3)
                 process.send_signal(number)
         for number, repo, process in runs:
@@ -471,7 +494,7 @@ def test_signals_reach_all_ranks(tmp_path: Path):
             process.kill()
 
 
-def test_a_second_ctrl_c_ends_ranks_that_are_deaf(fake: Repository8p):
+def test_a_second_ctrl_c_ends_ranks_that_ignore_signals(fake: Repository8p):
     launcher = fake.start(launcher="train_full_8p", FAKE_DEAF="1")
     signals = [signal.SIGINT, signal.SIGINT]
     errors = signalled(launcher, fake.root, fake.output() / "train_0.log", *signals)
@@ -503,7 +526,7 @@ class TestEnvNpu:
         self.home = self.repo.root / "home"
 
     def launched(self, **env: str):
-        """The launcher's complaints, and the environment that train.py got."""
+        """Return the launcher's stderr, and the environment of train.py."""
         done = self.repo.launch(**(self.repo.ascend_host() | env))
         assert done.returncode == 0, done.stderr
         return done.stderr, self.repo.run_environment()
@@ -549,7 +572,7 @@ class TestEnvNpu:
 
     @pytest.mark.parametrize("cann", [True, False])
     def test_sourced_by_hand(self, cann: bool):
-        """In the strictest shell; its options stay as they are."""
+        """Even in a shell with set -eu; its options do not change."""
         if cann:
             install_cann(self.home / "Ascend" / "cann")
         command = 'set -eu; source "$1"; echo "$- ${ASCEND_HOME_PATH:-none} $CPU_AFFINITY_CONF"'

@@ -1,4 +1,4 @@
-"""The losses against their formulas written out in NumPy, one image and class at a time."""
+"""The losses against their formulas in NumPy, one image and class at a time."""
 
 import re
 
@@ -31,7 +31,7 @@ def bce_dice(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def lovasz_of_one(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
-    """Berman et al. 2018, algorithm 1, for one class of one image: pixels counted as wrong one after the other."""
+    """Berman et al. 2018, algorithm 1, for one class of one image: the pixels become wrong one by one."""
     x, t = x.ravel(), t.ravel()
     value, gradient = 0.0, np.zeros_like(x)
     total, seen_true, seen_false, before = t.sum(), 0.0, 0.0, 0.0
@@ -105,7 +105,7 @@ def test_value_in_float32(cls: type) -> None:
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_lovasz_gradient_by_finite_differences(kind: str) -> None:
-    """The loss is piecewise linear: a small step stays inside a piece where no two errors tie and none is at zero."""
+    """The loss is piecewise linear: a small step stays inside a piece if no two errors are equal and none is zero."""
     logits, target = sample(kind, (2, 2, 3, 4), seed=1)
     errors = np.sort((1 - logits * (2 * target - 1)).reshape(4, -1))
     assert np.diff(errors).min() > 1e-4 and np.abs(errors).min() > 1e-4
@@ -120,13 +120,13 @@ def test_lovasz_gradient_by_finite_differences(kind: str) -> None:
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(gradient[i], abs=1e-7)
 
 
-def test_lovasz_known_values() -> None:
-    """By hand: on an empty mask only the worst pixel counts; on hard predictions the loss is 2 × the Jaccard loss."""
+def test_lovasz_values_by_hand() -> None:
+    """For an empty mask only the largest error counts; for predictions of ±1 the loss is twice the Jaccard loss."""
     loss = LovaszHingeLoss()
     logits = torch.tensor([[[[-3.0, 0.5], [-0.2, -1.5]]]])
     assert loss(logits, torch.zeros(1, 1, 2, 2)).item() == pytest.approx(1.5)
     assert loss(logits - 2, torch.zeros(1, 1, 2, 2)).item() == 0
-    # predicted {0, 1}, true {1, 2}: IoU 1/3; a pixel that is wrong with margin 1 has error 2, a right one 0
+    # predicted {0, 1}, true {1, 2}: IoU 1/3; a wrong pixel has an error of 2, a correct one of 0
     predicted, true = torch.tensor([[[[1.0, 1.0, -1.0, -1.0]]]]), torch.tensor([[[[0.0, 1.0, 1.0, 0.0]]]])
     assert loss(predicted, true).item() == pytest.approx(2 * (1 - 1 / 3))
 
@@ -150,8 +150,8 @@ def test_a_batch_is_the_mean_of_its_images(cls: type) -> None:
     assert max(singles) - min(singles) > 0.01
 
 
-def test_lovasz_takes_classes_on_their_own() -> None:
-    """Otherwise a class's pixels would be ranked among another's: the older editions' fault with several classes."""
+def test_lovasz_takes_each_class_alone() -> None:
+    """The older editions sorted the pixels of all classes together, which was a fault."""
     logits, target = (torch.tensor(x) for x in sample("soft", (2, 3, 6, 6)))
     loss = LovaszHingeLoss()
     alone = [loss(logits[:, k : k + 1], target[:, k : k + 1]).item() for k in range(3)]
@@ -170,7 +170,7 @@ def test_dice_takes_classes_together() -> None:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operator that reaches the device."""
+    """Records every operator that is run on the device."""
 
     def __init__(self):
         super().__init__()
@@ -191,10 +191,10 @@ def operators(cls: type, batch: int, classes: int) -> list[str]:
 
 @every_loss
 def test_operators_do_not_grow_with_the_batch(cls: type) -> None:
-    """The older editions' loop over images cost five synchronisations a step."""
+    """The older editions looped over the images, with five synchronizations per step."""
     names = operators(cls, 2, 1)
     assert names == operators(cls, 16, 1) == operators(cls, 16, 4)
-    assert any("backward" in name or "mul" in name for name in names)  # the recorder did listen
+    assert any("backward" in name or "mul" in name for name in names)  # the recorder works
     assert [name for name in names if re.search("local_scalar_dense|item|nonzero|_to_cpu", name)] == []
 
 
@@ -226,14 +226,14 @@ def test_half_precision_is_computed_in_float32(cls: type, dtype: torch.dtype) ->
     ids=str,
 )
 def test_errors_name_the_shapes(cls: type, logits: tuple[int, ...], target: tuple[int, ...]) -> None:
-    """(2, 1, 4, 4) against (1, 1, 4, 4) would broadcast to a wrong number without a word."""
+    """Without the check, (2, 1, 4, 4) and (1, 1, 4, 4) would be broadcast and give a wrong number silently."""
     with pytest.raises(ValueError) as error:
         cls()(torch.zeros(logits), torch.zeros(target))
     assert str(logits) in str(error.value) and str(target) in str(error.value)
 
 
 @every_loss
-def test_whole_numbers_are_refused(cls: type) -> None:
+def test_integers_are_refused(cls: type) -> None:
     with pytest.raises(ValueError, match=r"torch\.uint8"):
         cls()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 

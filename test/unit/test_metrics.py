@@ -1,4 +1,4 @@
-"""The metrics against counting by hand: pixels one by one, nuclei pair by pair."""
+"""The metrics against simple loops over pixels and over pairs of nuclei."""
 
 import math
 
@@ -29,14 +29,14 @@ def test_iou_counts_the_whole_batch_at_once(shape: tuple[int, ...]) -> None:
 
 
 def test_iou_is_not_the_mean_over_images() -> None:
-    """One image 1/1, the other 1/3: the batch at once gives 2/4, not 2/3."""
+    """The images have 1/1 and 1/3: the batch at once has 2/4, and not the mean of 2/3."""
     output = torch.tensor([[[[9.0, -9, -9]]], [[[9.0, 9, 9]]]])
     target = torch.tensor([[[[1.0, 0, 0]]], [[[1.0, 0, 0]]]])
     assert iou_score(output, target).item() == pytest.approx(0.5, abs=1e-4)
 
 
 def test_iou_thresholds_are_strict() -> None:
-    """Probability and target of exactly 0.5 do not count."""
+    """A probability or target of exactly 0.5 is background."""
     zero, half, above = torch.zeros(1), torch.full((1,), 0.5), torch.full((1,), 0.6)
     assert iou_score(zero, half).item() == 1  # nothing against nothing
     assert iou_score(zero, above).item() == pytest.approx(0, abs=2e-5)
@@ -62,8 +62,8 @@ def test_smoothing(metric) -> None:
 
 @pytest.mark.parametrize("metric", [iou_score, dice_coef])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_counts_past_its_range(metric, dtype: torch.dtype) -> None:
-    """A batch has more pixels than float16 can count (65504) and bfloat16 can tell apart (256)."""
+def test_half_precision_does_not_limit_the_count(metric, dtype: torch.dtype) -> None:
+    """A batch has more pixels than the largest float16 (65504), and bfloat16 counts exactly only to 256."""
     output = torch.full((16, 1, 96, 96), 20.0)
     target = torch.zeros(16, 1, 96, 96)
     target[:, :, :24] = 1
@@ -81,11 +81,11 @@ def test_shapes_are_checked(metric) -> None:
 
 
 def picture(rows: str) -> np.ndarray:
-    """A label image from digits, rows between blanks; a dot is background."""
+    """Return a label image: a digit per pixel, a blank between rows; a dot is background."""
     return np.array([[0 if c == "." else int(c) for c in row] for row in rows.split()])
 
 
-def test_label_instances_joins_eight_neighbours() -> None:
+def test_label_instances_joins_eight_neighbors() -> None:
     mask = picture("1.1... .1.... ...... 1..11. ...1..") > 0
     labels = label_instances(mask)
     assert labels.dtype == np.int32 and labels.shape == mask.shape
@@ -112,7 +112,7 @@ CASES = {
     "split": (picture("1113...222 1113...222"), TWO, 0.5 * 2 / 3 + 0.5 * 1 / 4),
     # halves of 4 and 4: IoU 0.5 is not above 0.5 → TP 1, FP 2, FN 1 throughout
     "split in halves": (picture("1133...222 1133...222"), TWO, 1 / 4),
-    "empty, rightly": (0 * TWO, 0 * TWO, 1.0),
+    "both empty": (0 * TWO, 0 * TWO, 1.0),
     "nothing found": (0 * TWO, TWO, 0.0),
     "nothing there": (TWO, 0 * TWO, 0.0),
     "no background": (np.ones((4, 4), int), np.ones((4, 4), int), 1.0),
@@ -144,7 +144,7 @@ def brute_force(predicted: np.ndarray, true: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_average_precision_by_brute_force(seed: int) -> None:
-    """Blocks of random size, some of their pixels lost or relabelled: every overlap from none to whole."""
+    """Blocks of random size, of which some pixels are lost or relabeled, overlap by none to all of their pixels."""
     rng = np.random.default_rng(seed)
     true = np.kron(rng.integers(0, 9, (5, 6)), np.ones((4, 4), int))
     predicted = np.where(rng.uniform(size=true.shape) < 0.05 * (seed % 6), 0, true)
@@ -165,6 +165,6 @@ def test_thresholds_are_checked(thresholds: tuple[float, ...]) -> None:
     assert str(thresholds) in str(error.value)
 
 
-def test_label_images_must_agree_in_shape() -> None:
+def test_label_images_must_have_the_same_shape() -> None:
     with pytest.raises(ValueError, match=r"\(2, 10\).*\(10, 2\)"):
         average_precision(TWO, TWO.T)

@@ -1,4 +1,4 @@
-"""Files of the older editions load, evaluate, segment, export and continue, with the weights they were made from."""
+"""Files of the older editions: their weights are evaluated, segment, are exported, and training continues from them."""
 
 import io
 import pickle
@@ -11,22 +11,22 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, random_net
+from helpers.short_runs import skip_training, use_fixed_scores
 
-import checkpoints
 import demo
 import engine
 import options
 import pthtar2onnx
-import runtime
 import train
 import val
-from errors import InputError
+from runtime.checkpoint import load_checkpoint
+from runtime.distributed import init_runtime
+from runtime.errors import InputError
 
 
-def npu_edition(folder, net, module_prefix=True):
-    """models/<name>/model_best.pth.tar: no `arch`, names from DistributedDataParallel, best_iou a NumPy scalar."""
-    prefix = "module." if module_prefix else ""
-    state = {prefix + name: value for name, value in net.state_dict().items()}
+def npu_edition(folder, net):
+    """Write model_best.pth.tar: no `arch`, names from DistributedDataParallel, a NumPy scalar as best_iou."""
+    state = {f"module.{name}": value for name, value in net.state_dict().items()}
     optimizer = torch.optim.Adam(net.parameters(), lr=4e-4)
     folder.mkdir(parents=True)
     best_iou = np.float64(0.8331)
@@ -36,7 +36,7 @@ def npu_edition(folder, net, module_prefix=True):
 
 
 def gpu_edition(folder, net, **config):
-    """models/<name>/model.pth, a bare state_dict, beside a config.yml with the flags of that edition."""
+    """Write model.pth, a bare state_dict, and config.yml with the flags of that edition."""
     folder.mkdir(parents=True)
     torch.save(net.state_dict(), folder / "model.pth")
     flags = {"name": folder.name, "epochs": 100, "batch_size": 4, "dataset": "discs", "img_ext": ".png"}
@@ -57,7 +57,7 @@ NETS = {
 def test_outputs_are_those_of_the_weights(home, edition, net):
     model = random_net(**NETS[net])
     path = edition(home / "models" / "old", model)
-    loaded, _ = engine.load_model(path, runtime.init("cpu"))
+    loaded, _ = engine.load_model(path, init_runtime("cpu"))
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected, found = model(x), loaded(x)
@@ -68,7 +68,7 @@ def test_outputs_are_those_of_the_weights(home, edition, net):
 
 
 @pytest.mark.parametrize("edition", [npu_edition, gpu_edition])
-def test_val_demo_and_export_take_them(home, capsys, edition):
+def test_val_demo_and_export_read_them(home, capsys, edition):
     model = random_net()
     edition(home / "models" / "old", model)
     val.main(options.parse_val(["--name", "old", "--data_path", "inputs/discs", "--num_workers", "0", "-b", "4"]))
@@ -76,7 +76,7 @@ def test_val_demo_and_export_take_them(home, capsys, edition):
     line = re.search(r"^\[npu id: 0 \] \[AVG-IOU\] \* Iou (\d\.\d{4})$", out, re.MULTILINE)
     assert out.splitlines()[-1] == f"IoU: {line[1]}"
 
-    # the picture is sigmoid(logits) × 255 of the image that was fed in the recipe's way
+    # the picture is sigmoid(logits) × 255 of the image as the recipe prepares it
     name = next((home / "outputs" / "old" / "0").glob("*.jpg")).stem
     image = cv2.imread(str(home / "inputs" / "discs" / "images" / f"{name}.png"))
     side = 32 if edition is gpu_edition else 96  # the NPU edition wrote no config.yml: the recipe's size
@@ -100,7 +100,7 @@ def test_val_demo_and_export_take_them(home, capsys, edition):
         np.testing.assert_allclose(found, model(x).numpy(), atol=1e-4)
 
 
-def test_the_gpu_editions_config_leads_to_its_data(home, capsys):
+def test_the_config_of_the_gpu_edition_names_its_data(home, capsys):
     gpu_edition(home / "models" / "old", random_net())
     val.main(options.parse_val(["--name", "old", "--num_workers", "0"]))
     assert "data: inputs/discs, 3 images" in capsys.readouterr().out
@@ -114,23 +114,15 @@ def test_an_input_size_that_the_net_cannot_take_is_padded(home, capsys):
     assert cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE).shape == (40, 33)
 
 
-def test_an_old_checkpoint_continues_with_its_optimiser_and_says_what_it_lacks(home, monkeypatch, capsys):
-    net = random_net()
-    path = npu_edition(home / "models" / "old", net)
-    seen = {}
-
-    def train_epoch(model, loader, criterion, precision, runtime, epoch, *args, **steps):
-        seen[epoch] = precision.optimizer.param_groups[0]["lr"]
-        precision.optimizer.step()
-        return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
-
-    monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    monkeypatch.setattr(engine, "evaluate", lambda *args, **kwargs: {"loss": 1.0, "iou": 0.5, "dice": 0.5})
+def test_an_old_checkpoint_continues_with_its_optimizer_and_names_what_it_lacks(home, monkeypatch, capsys):
+    path = npu_edition(home / "models" / "old", random_net())
+    seen = skip_training(monkeypatch)
+    use_fixed_scores(monkeypatch, 0.5)
     train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "10", "--name", "new", "--resume", str(path)]))
-    assert list(seen) == [7, 8, 9], "seven epochs were finished"
-    # cosine from 1e-3 to 1e-5 over 10 epochs, whatever the file's optimiser recorded
-    expected = [1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * epoch / 10)) / 2 for epoch in seen]
-    assert list(seen.values()) == pytest.approx(expected)
+    assert [row["epoch"] for row in seen] == [7, 8, 9], "seven epochs were finished"
+    # cosine from 1e-3 to 1e-5 over 10 epochs, whatever learning rate the file's optimizer had
+    expected = [1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * epoch / 10)) / 2 for epoch in (7, 8, 9)]
+    assert [row["lr"] for row in seen] == pytest.approx(expected)
     assert "holds no history" in capsys.readouterr().out
     # 0.8331 of the old file was better than the 0.5 since: it is the new run's best model
     assert (home / "models" / "new" / "model_best.pth.tar").read_bytes() == path.read_bytes()
@@ -146,7 +138,7 @@ def test_a_pickle_that_would_run_a_command_is_not_run(home):
     pickle.dump({"state_dict": Command()}, buffer)
     (home / "bad.pth.tar").write_bytes(buffer.getvalue())
     torch.save({"state_dict": Command()}, "bad2.pth.tar")
-    for name, reason in (("bad.pth.tar", "not a readable checkpoint"), ("bad2.pth.tar", r"it calls for \w+\.open")):
+    for name, reason in (("bad.pth.tar", "not a readable checkpoint"), ("bad2.pth.tar", r"it calls \w+\.open")):
         with pytest.raises(InputError, match=rf"{name}: .*nothing of it was run.*{reason}|{name}: {reason}.*nothing"):
-            checkpoints.load(name)
+            load_checkpoint(name)
     assert not (home / "ran").exists()

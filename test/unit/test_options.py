@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 import archs
-import augment
 import losses
 import options
-import runtime
 import train
-import utils
+from imaging import augment
+from runtime.kinds import DEVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 PARSERS = {
@@ -74,15 +73,23 @@ VALUES = [
     ("--divide_twice", True, "False", False),
     ("--ema", 0.0, "0.99", 0.99),
     ("--warmup", 0.1, "0.3", 0.3),
+    ("--deep_supervision", False, "0", False),
+    ("--save_steps", 0, "50", 50),
+    ("--dist_timeout", 600, "30.5", 30.5),
 ]
-SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp"]
+SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
+SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway"]
 
 
 # --- names and defaults ----------------------------------------------------------------------------------------------
 
 
+def test_the_tests_below_know_every_flag() -> None:
+    assert {row[0] for row in VALUES} | set(SWITCHES) == {f"--{name}" for name in options.FLAGS}
+
+
 def test_the_names_are_those_of_the_tables() -> None:
-    """options.py repeats them, so as not to import torch."""
+    """options.py repeats them because importing the tables would import torch."""
     assert tuple(archs.ARCHS) == options.ARCHS == ("UNet", "NestedUNet")
     assert tuple(losses.LOSSES) == options.LOSSES
     assert set(options.LOSSES) == {"LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss"}
@@ -91,16 +98,16 @@ def test_the_names_are_those_of_the_tables() -> None:
     older = {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
     assert set(options.SCHEDULERS) == older | {"OneCycleLR"}
     assert tuple(augment.AUGMENTATIONS) == options.AUGMENTATIONS
-    assert [name for name in options.NORMALIZATIONS if utils.SANE["normalization"](name)] == ["standard", "image"]
+    assert options.NORMALIZATIONS == ("standard", "image")
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
-    assert runtime.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
+    assert DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 
 
 @pytest.mark.parametrize("flag, default, text, value", VALUES, ids=[row[0] for row in VALUES])
 def test_flags_with_a_value(flag: str, default: object, text: str, value: object) -> None:
     name = flag[2:]
     found = vars(options.parse_train([]))[name]
-    assert found == default and type(found) in (type(default), float)
+    assert found == default and type(found) is type(default if flag != "--loss_scale" else 1.0)
     for argv in (
         [flag, text],
         [f"{flag}={text}"],
@@ -112,12 +119,12 @@ def test_flags_with_a_value(flag: str, default: object, text: str, value: object
 
 @pytest.mark.parametrize("flag", SWITCHES)
 def test_switches(flag: str) -> None:
-    resume = ["--resume", "x"]  # which two of them need
+    resume = ["--resume", "x"]  # two of them need it
     assert not vars(options.parse_train(resume))[flag[2:]]
     assert vars(options.parse_train([flag, *resume]))[flag[2:]] is True
 
 
-def test_mixed_precision_is_left_to_the_device_unless_asked() -> None:
+def test_the_device_decides_on_mixed_precision_by_default() -> None:
     assert options.parse_train([]).amp is None
     assert options.parse_train(["--amp"]).amp is True
     assert options.parse_train(["--no-amp"]).amp is options.parse_train(["--no_amp"]).amp is False
@@ -135,7 +142,7 @@ def test_short_and_second_spellings() -> None:
     assert options.parse_train(["--learning-rate", "0.2"]).lr == 0.2
 
 
-def test_defaults_that_follow_from_others() -> None:
+def test_defaults_that_depend_on_other_flags() -> None:
     args = options.parse_train([])
     assert args.name == "dsb2018_96_UNet_woDS" and Path(args.data_path) == Path("inputs/dsb2018_96")
     args = options.parse_train(["--dataset", "cells", "--arch", "NestedUNet"])
@@ -155,13 +162,25 @@ def test_the_other_scripts_defaults() -> None:
     given = ["--resume", "x", "--name", "n", "--dataset", "d", "-b", "4", "--device", "cpu"]
     demo = options.parse_demo(given)
     assert (demo.resume, demo.name, demo.dataset, demo.batch_size, demo.device) == ("x", "n", "d", 4, "cpu")
-    assert (export.output, export.batch_size, export.input_h, export.input_w) == ("UNet_npu8p.onnx", 1, 96, 96)
+    assert (export.output, export.batch_size) == ("UNet_npu8p.onnx", 1)
     assert Path(options.parse_preprocess([]).output) == Path("inputs/dsb2018_96")
     assert Path(options.parse_preprocess(["--img-size", "128"]).output) == Path("inputs/dsb2018_128")
     assert options.parse_val([]).data_path is None and options.parse_val(["--data-path", "x-y"]).data_path == "x-y"
 
 
-# --- command lines as people and old launchers type them --------------------------------------------------------------
+def test_what_a_checkpoint_records_has_no_other_default() -> None:
+    """None: as in training."""
+    recorded = ("batch_size", "input_h", "input_w", "img_ext", "mask_ext")
+    for parse in (options.parse_val, options.parse_demo):
+        assert {name: vars(parse([]))[name] for name in recorded} == dict.fromkeys(recorded)
+        given = parse(["-b", "4", "--input_h", "50", "--input_w", "70", "--img_ext", "jpg", "--mask_ext", ".tif"])
+        assert [vars(given)[name] for name in recorded] == [4, 50, 70, ".jpg", ".tif"]
+        assert given.given == set(recorded)
+    export = options.parse_export([])
+    assert (export.input_h, export.input_w) == (None, None)
+
+
+# --- command lines as users and old launchers type them ---------------------------------------------------------------
 
 OLD_LAUNCHER = (
     "--device_id 0 --bin_mode 0 --start_step 20 --stop_step 30 --profiling False DATA --optimizer Adam --epochs 1 "
@@ -199,7 +218,7 @@ def test_the_data_path_may_stand_anywhere(line: str, expected: dict) -> None:
 
 
 def test_every_flag_becomes_plain_yaml() -> None:
-    """config.yml holds them all; a tuple or an object of ours would not come back."""
+    """config.yml holds them all; a tuple or an object of another class could not be read back."""
     for value in vars(options.parse_train([])).values():
         assert type(value) in (str, int, float, bool, list, type(None))
 
@@ -264,8 +283,35 @@ def test_a_bad_value_is_answered_by_its_flag(capsys: pytest.CaptureFixture, flag
     assert flag in refusal(capsys, options.parse_train, [f"{flag}={text}"])
 
 
+@pytest.mark.parametrize(
+    "flag, text, bounds",
+    [
+        ("--input_h", "4112", "at least 16 and at most 4096"),
+        ("--input_w", "4112", "at least 16 and at most 4096"),
+        ("--batch_size", "65537", "at least 1 and at most 65536"),
+        ("--seed", str(2**64), f"at least 0 and at most {2**64 - 1}"),
+        ("--seed", "9" * 5000, f"at least 0 and at most {2**64 - 1}"),
+        ("--early_stopping", "-2", "at least -1"),
+        ("--port", "65536", "at least 1 and at most 65535"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_number_out_of_bounds_gets_them(capsys: pytest.CaptureFixture, flag: str, text: str, bounds: str) -> None:
+    answer = refusal(capsys, options.parse_train, [flag, text])
+    assert flag in answer and answer.endswith(f"'{text}' is not a whole number of {bounds}")
+
+
+def test_the_largest_numbers_are_accepted() -> None:
+    line = f"--input_h 4096 --input_w 4096 --batch_size 65536 --seed {2**64 - 1} --early_stopping -1"
+    args = options.parse_train(line.split())
+    assert (args.input_h, args.input_w, args.batch_size, args.seed, args.early_stopping) == (
+        *(4096, 4096, 2**16, 2**64 - 1, -1),
+    )
+    assert options.parse_preprocess(["--synthetic", "5", "--seed", str(2**64 - 1)]).seed == 2**64 - 1
+
+
 @pytest.mark.parametrize("side, below, above", [("100", "96", "112"), ("17", "16", "32")])
-def test_a_side_that_does_not_fit_gets_its_neighbours(
+def test_a_side_that_is_no_multiple_gets_its_neighbors(
     capsys: pytest.CaptureFixture, side: str, below: str, above: str
 ) -> None:
     text = refusal(capsys, options.parse_train, ["--input-h", side])
@@ -278,6 +324,9 @@ def test_a_side_that_does_not_fit_gets_its_neighbours(
         ("train.py", "--lerning_rate 1", "--lerning_rate"),
         ("train.py", "DATA MORE", "MORE"),
         ("train.py", "--evaluate", "--resume"),
+        ("train.py", "--resume auto --evaluate", "--resume auto"),
+        ("train.py", "--resume=", "--resume"),
+        ("train.py", "--amp --precision_mode must_keep_origin_dtype", "--precision_mode"),
         ("train.py", "--pretrained", "--resume"),
         ("train.py", "--deep_supervision True", "NestedUNet"),
         ("train.py", "--profiling GE --start_step 20", "--stop_step"),
@@ -303,18 +352,31 @@ def test_a_side_that_does_not_fit_gets_its_neighbours(
         ("preprocess_dsb2018.py", "--synthetic 1", "--synthetic"),
         ("preprocess_dsb2018.py", "--synthetic 5 --download", "--download"),
         ("preprocess_dsb2018.py", "--download --input x", "--input"),
+        ("pthtar2onnx.py", "--input_h 50", "--input_h"),
+        ("val.py", "--input_h 0", "--input_h"),
+        ("val.py", "--img_ext ../x", "--img_ext"),
+        ("val.py", "--mask_ext .", "--mask_ext"),
+        ("demo.py", "--onnx x.onnx --amp", "--onnx computes in the precision of the export; leave out --amp"),
         ("preprocess_dsb2018.py", "--img_size 0", "--img_size"),
+        ("preprocess_dsb2018.py", f"--seed {2**64}", "--seed"),
     ],
 )
 def test_a_mistake_is_answered_by_name(capsys: pytest.CaptureFixture, script: str, line: str, named: str) -> None:
     assert named in refusal(capsys, PARSERS[script], line.split())
 
 
+def test_launchers_refuse_abbreviations(capsys: pytest.CaptureFixture) -> None:
+    """They pass flags on by their full names. train.py itself accepts abbreviations, as argparse does."""
+    assert options.parse_train(["--epoch", "3"]).epochs == 3
+    answer = refusal(capsys, lambda argv: options.parse_train(argv, allow_abbrev=False), ["--epoch", "3"])
+    assert "unrecognized arguments: --epoch" in answer
+
+
 # --- help ------------------------------------------------------------------------------------------------------------
 
 
 def entries(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str) -> dict[str, str]:
-    """`--help` taken apart: what it says of each flag, by every spelling it shows, and of each positional argument."""
+    """Return what `--help` prints about each flag, by every spelling, and about each positional argument."""
     monkeypatch.setenv("COLUMNS", "250")
     with pytest.raises(SystemExit) as leaving:
         PARSERS[script](["--help"])
@@ -345,18 +407,34 @@ def test_help_of_train_lists_every_flag_with_its_default(
     listed = entries(capsys, monkeypatch, "train.py")
     wanted = [*(row[0] for row in VALUES), *SWITCHES, "-b", "-a", "-e", "--deep_supervision", "--no_amp", "data_path"]
     assert [flag for flag in [*wanted, "--learning_rate"] if flag not in listed] == []
+    assert [name for name, flag in options.FLAGS.items() if not listed[f"--{name}"].startswith(flag.help)] == []
     for flag, default, _, _ in VALUES:
         if flag == "--milestones":
-            default = "1,2"
-        if default is not None and flag != "--name":  # the name follows from other flags
+            default = "1,2"  # as it is typed
+        if default is not None and flag != "--name":  # the name depends on other flags
             shown = re.search(r"\(default: (.*?)\)", listed[flag])[1]
             assert shown == str(default) or float(shown) == default, flag
 
 
-def test_help_tells_no_lie_about_mixed_precision(
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("val.py", "--batch_size --input_h --input_w --img_ext --mask_ext --data_path"),
+        ("demo.py", "--batch_size --input_h --input_w --img_ext --mask_ext --data_path"),
+        ("pthtar2onnx.py", "--input_h --input_w"),
+    ],
+)
+def test_help_tells_what_a_checkpoint_decides(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str, flags: str
+) -> None:
+    listed = entries(capsys, monkeypatch, script)
+    assert [flag for flag in flags.split() if not listed[flag].endswith("(default: as in training)")] == []
+
+
+def test_help_does_not_claim_that_mixed_precision_is_on(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--no_amp` is not on by default: the device decides."""
+    """The device decides."""
     assert "(default: True)" not in entries(capsys, monkeypatch, "train.py")["--no_amp"]
 
 

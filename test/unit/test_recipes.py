@@ -1,4 +1,4 @@
-"""What a recipe changes: each ingredient against its formula, and that a checkpoint governs the scripts after it."""
+"""What a recipe changes: each ingredient against its formula, and later commands that follow what a run recorded."""
 
 import math
 import re
@@ -14,29 +14,25 @@ from conftest import TINY, random_net
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-import amp
 import archs
-import augment
-import averaging
 import dataset
 import demo
 import losses
 import options
 import pthtar2onnx
-import resuming
-import runtime as rt
 import train
-import utils
 import val
-from errors import InputError
+from imaging import augment
+from runtime.distributed import init_runtime
+from runtime.precision import prepare
 
-CPU = rt.init("cpu")
+CPU = init_runtime("cpu")
 
 pytestmark = pytest.mark.usefixtures("narrow", "unplotted")
 
 
 def train_here(*flags: str) -> dict:
-    """Train on inputs/discs, a run called `run`, and return its checkpoint."""
+    """Train on inputs/discs for 2 epochs of 3 steps as the run `run`; returns its checkpoint."""
     train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "2", "--name", "run", *flags]))
     return torch.load("models/run/checkpoint.pth.tar", weights_only=True)
 
@@ -53,15 +49,15 @@ def test_a_recipe_gives_defaults_and_flags_win():
     assert (mine.ema, mine.lr, mine.epochs, mine.augmentation) == (0, 0.5, 60, "turns")
 
 
-def test_help_shows_the_defaults_of_the_recipe_asked_for(capsys):
+def test_help_shows_the_defaults_of_the_given_recipe(capsys):
     for argv, epochs in ((["--help"], 100), (["--recipe", "fast", "--help"], options.RECIPES["fast"]["epochs"])):
         with pytest.raises(SystemExit):
             options.parse_train(argv)
-        assert f"through the training images (default: {epochs})" in " ".join(capsys.readouterr().out.split())
+        assert f"passes over the training images (default: {epochs})" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_faithful_recipe_is_the_default():
-    """The flags that tell what a run is, as spec and published launchers have them."""
+    """The flags that define a run have the defaults of the published recipe."""
     args = vars(options.parse_train([]))
     expected = {
         **{"recipe": "faithful", "epochs": 100, "batch_size": 16, "arch": "UNet", "loss": "LovaszHingeLoss"},
@@ -70,7 +66,7 @@ def test_the_faithful_recipe_is_the_default():
         **{"inner_split": False, "input_h": 96, "input_w": 96, "name": "dsb2018_96_UNet_woDS", "seed": 5},
         **{"num_classes": 1, "input_channels": 3, "deep_supervision": False, "sync_bn": False, "early_stopping": -1},
     }
-    assert set(resuming.MEANING) <= expected.keys()
+    assert {name for name, flag in options.FLAGS.items() if flag.same_run is True} <= expected.keys()
     assert {flag: args[flag] for flag in expected} == expected
 
 
@@ -79,11 +75,11 @@ def test_the_faithful_recipe_is_the_default():
 
 @pytest.mark.parametrize("level", ["O0", "O2"])
 def test_weight_decay_of_convolutions_alone(level):
-    """With no gradient AdamW leaves all but them alone, and shrinks them by lr × weight decay."""
+    """Without gradients, AdamW changes nothing else, and shrinks them by lr × weight decay."""
     model = random_net().train()
     args = options.parse_train(["--optimizer", "AdamW", "--lr", "0.1", "--weight_decay", "0.5"])
     before = {name: value.clone() for name, value in model.named_parameters()}
-    precision = amp.prepare(model, train.OPTIMIZERS["AdamW"](model, args, CPU, level), CPU, level, 128.0)
+    precision = prepare(model, train.OPTIMIZERS["AdamW"](model, args, CPU, level), CPU, level, 128.0)
     output = precision.model(torch.zeros(2, 3, 16, 16))
     precision.step(output.sum() * 0)
     after = precision.weights()
@@ -114,29 +110,11 @@ def test_one_cycle_is_two_cosines():
     assert optimizer.param_groups[0]["momentum"] == 0.9
 
 
-def test_one_cycle_goes_by_steps(home):
-    """Three an epoch; the log has the rate at each epoch's end."""
+def test_one_cycle_is_stepped_after_each_step(home):
+    """The log has the learning rate at the end of each epoch."""
     rows = train_here("--scheduler", "OneCycleLR", "--lr", "0.1", "--min_lr", "1e-3", "--warmup", "0.5")["history"]
-    # six rates: up to the third, down to the sixth, the last step's
+    # six learning rates: they rise until the third step and fall until the sixth
     assert [row["lr"] for row in rows] == pytest.approx([1e-3 + (0.1 - 1e-3) * 0.75, 1e-3], rel=1e-6)
-
-
-def test_average_is_the_sum_written_out():
-    average = averaging.WeightAverage(nn.BatchNorm2d(3), 0.5)
-    states, draws = [], np.random.default_rng(0)
-    for step in range(6):
-        states.append({name: draws.normal(size=3) for name in ("weight", "bias", "running_mean", "running_var")})
-        state = {name: torch.tensor(value, dtype=torch.float32) for name, value in states[-1].items()}
-        average.update(state | {"num_batches_tracked": torch.tensor(step)})
-    for name, value in average.model.state_dict().items():
-        if name == "num_batches_tracked":
-            assert value == 5
-            continue
-        expected = np.ones(3) if name in ("weight", "running_var") else np.zeros(3)
-        for step, state in enumerate(states):
-            decay = min(0.5, (1 + step) / (10 + step))
-            expected = decay * expected + (1 - decay) * state[name]
-        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_inner_split_leaves_the_validation_images_alone():
@@ -149,6 +127,7 @@ def test_inner_split_leaves_the_validation_images_alone():
 
 
 def published_augmentation(side: int) -> A.Compose:
+    """Return the augmentation of the published recipe, of albumentations' own parts."""
     flips = [A.VerticalFlip(p=1), A.HorizontalFlip(p=1)]
     shifts = [
         A.HueSaturationValue(20, 30, 20, p=0.5),
@@ -156,12 +135,12 @@ def published_augmentation(side: int) -> A.Compose:
         A.RandomBrightnessContrast(0, 0.2, p=0.5),
     ]
     turns = [A.RandomRotate90(p=0.5), A.OneOf([*flips, A.Sequential(flips, p=1)], p=0.5)]
-    normalise = A.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    return A.Compose([*turns, A.OneOf(shifts, p=1), A.Resize(side, side), normalise])
+    normalize = A.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return A.Compose([*turns, A.OneOf(shifts, p=1), A.Resize(side, side), normalize])
 
 
 def test_the_default_is_the_published_recipe_bit_for_bit(home):
-    """Two epochs of three steps, written out with the libraries' own parts."""
+    """Two epochs of three steps, written out with the parts of the libraries."""
     trained = train_here()["state_dict"]
 
     torch.manual_seed(5)
@@ -187,23 +166,14 @@ def test_the_default_is_the_published_recipe_bit_for_bit(home):
             optimizer.step()
         schedule.step()
     differing = [name for name, value in net.state_dict().items() if not torch.equal(value, trained[name])]
-    assert differing == [], "the rest is the same bit for bit"
+    assert differing == []
 
 
 # --- what a checkpoint records ---------------------------------------------------------------------------------------
 
 
-def test_the_average_is_what_is_kept_and_the_weights_lie_beside_it(home):
-    kept = train_here("--ema", "0.9")
-    plain = train_here()
-    assert kept["trained"]["steps"] == 6 and "trained" not in plain
-    for name, value in plain["state_dict"].items():
-        assert torch.equal(kept["trained"]["state_dict"][name], value), "training is the same"
-    assert not torch.equal(kept["state_dict"]["final.weight"], plain["state_dict"]["final.weight"])
-
-
 def read_by_hand(img_id: str, preparation: str, side: int = 16) -> np.ndarray:
-    """An image as a net sees it, (3, side, side), all of its preparation written out."""
+    """Return an image as a net sees it, (3, side, side), with its preparation written out."""
     image = cv2.resize(cv2.imread(f"inputs/discs/images/{img_id}.png"), (side, side)).astype(np.float64)
     if preparation == "by image":
         image = ((image - image.mean()) / (image.std() + 1e-4)).clip(-20, 20)
@@ -213,7 +183,7 @@ def read_by_hand(img_id: str, preparation: str, side: int = 16) -> np.ndarray:
 
 
 def logits_by_hand(state: dict, image: np.ndarray) -> np.ndarray:
-    """A net's logits for an image as `read_by_hand` gives it."""
+    """Return the logits of a net for an image of `read_by_hand`."""
     with torch.inference_mode():
         return archs.from_state_dict(state).eval()(torch.from_numpy(image[None].copy()).float())[0, 0].numpy()
 
@@ -223,9 +193,9 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def save_a_net(preparation: str) -> dict:
-    """Save as the run `run`'s best a net that makes something of its input; returns its weights."""
+    """Save a net with probabilities of all kinds as the best model of the run `run`; returns its weights."""
     state = random_net().state_dict()
-    state["final.weight"] *= 400  # for probabilities of all kinds
+    state["final.weight"] *= 400
     state["final.bias"] -= float(np.median(logits_by_hand(state, read_by_hand(VAL_IDS[0], preparation))))
     Path("models/run").mkdir(parents=True)
     config = vars(options.parse_train(["inputs/discs", *TINY, *PREPARATIONS[preparation]]))
@@ -242,7 +212,7 @@ PREPARATIONS = {
 
 
 @pytest.mark.parametrize("preparation", PREPARATIONS)
-def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, preparation):
+def test_evaluation_demo_and_export_follow_the_recorded_preparation(home, capsys, preparation):
     state, ids = save_a_net(preparation), VAL_IDS
     found = {
         kind: {img_id: sigmoid(logits_by_hand(state, read_by_hand(img_id, kind))) for img_id in ids}
@@ -258,15 +228,13 @@ def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, pr
     train.main(options.parse_train(evaluated))
     demo.main(options.parse_demo([*run, "--output", "split"]))
     demo.main(options.parse_demo([*run, "--output", "files", "--input", "inputs/discs/images"]))
-    pthtar2onnx.main(
-        options.parse_export(["--name", "run", "--input_h", "16", "--input_w", "16", "--output", "net.onnx"])
-    )
+    pthtar2onnx.main(options.parse_export(["--name", "run", "--output", "net.onnx"]))
     onnx = ["--onnx", "net.onnx", "--input", "inputs/discs/images", "--output", "onnx"]
     demo.main(options.parse_demo([*onnx, "--num_workers", "0"]))
     for folder in ("outputs/run", "split", "files", "onnx"):
         for img_id in ids:
             found = cv2.imread(f"{folder}/0/{img_id}.jpg", cv2.IMREAD_UNCHANGED) / 255
-            assert abs(found - probability[img_id]).mean() < 0.02, (folder, img_id)  # as JPEG has it
+            assert abs(found - probability[img_id]).mean() < 0.02, (folder, img_id)  # JPEG loses a little
 
     true = {img_id: cv2.imread(f"inputs/discs/masks/0/{img_id}.png", 0) for img_id in ids}
     true = {img_id: cv2.resize(mask, (16, 16), interpolation=cv2.INTER_NEAREST) > 127 for img_id, mask in true.items()}
@@ -276,7 +244,7 @@ def test_the_recorded_recipe_governs_evaluation_demo_and_export(home, capsys, pr
     shown = capsys.readouterr().out
     assert float(re.search(r"^IoU: (\S+)$", shown, re.MULTILINE)[1]) == pytest.approx(iou, abs=1e-3)
     logged = re.findall(r"\[AVG-IOU\] \* Iou (\S+)$", shown, re.MULTILINE)
-    assert len(set(logged)) == 1 and len(logged) == 3, "val.py, train.py --evaluate and demo.py say the same"
+    assert len(set(logged)) == 1 and len(logged) == 3, "val.py, train.py --evaluate and demo.py print the same"
 
 
 def test_test_time_augmentation_is_the_mean_over_eight(home):
@@ -294,19 +262,10 @@ def test_test_time_augmentation_is_the_mean_over_eight(home):
         assert abs(expected - plain).mean() > 0.04, "it makes a difference"
         for folder in ("outputs/run", "split"):
             found = cv2.imread(f"{folder}/0/{img_id}.jpg", cv2.IMREAD_UNCHANGED) / 255
-            assert abs(found - expected).mean() < 0.02, (folder, img_id)  # as JPEG has it
+            assert abs(found - expected).mean() < 0.02, (folder, img_id)  # JPEG loses a little
 
 
-def test_an_export_of_an_unknown_preparation_is_refused():
-    with pytest.raises(InputError, match=r"net\.onnx: records normalization as 'clahe'"):
-        utils.preparation_from_text({"normalization": "clahe", "divide_twice": "False"}, "net.onnx")
-    with pytest.raises(InputError, match=r"net\.onnx: records divide_twice as '3'"):
-        utils.preparation_from_text({"divide_twice": "3", "author": "somebody"}, "net.onnx")
-    published = {"normalization": "standard", "divide_twice": True}
-    assert utils.preparation_from_text({"author": "somebody"}, "net.onnx") == published
-
-
-def test_the_normalisation_by_image_is_clipped():
+def test_the_normalization_by_image_is_clipped():
     """One bright pixel on black."""
     image = np.zeros((16, 96, 3), np.uint8)
     image[3, 4] = 200
@@ -323,7 +282,7 @@ def test_an_inner_run_is_evaluated_on_its_inner_images(home, capsys):
     scored = re.search(r"\[AVG-IOU\].*", capsys.readouterr().out)[0]
     train.main(options.parse_train(["inputs/discs", *TINY, "--evaluate", "--resume", "models/run/model_best.pth.tar"]))
     shown = capsys.readouterr().out
-    assert "inner_split True, as in training" in shown and scored in shown
+    assert "as in training: " in shown and "inner_split True" in shown and scored in shown
     _, inner = dataset.split_ids([f"disc{k:02d}" for k in range(15)], inner=True)
     written = {path.stem for path in (home / "outputs" / "run" / "0").glob("*.jpg")}
     assert written == set(inner)

@@ -1,4 +1,4 @@
-"""Who may import whom, and what one module alone knows or does; read off the sources."""
+"""Who may import whom, what one room alone knows or does, and how large things are; read from the sources."""
 
 import ast
 import re
@@ -7,65 +7,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("*.py"))}
-SCRIPTS = {"train", "val", "demo", "pthtar2onnx", "preprocess_dsb2018"}
+COMMANDS = {"train", "val", "demo", "pthtar2onnx", "preprocess_dsb2018"}
+SCIENCE = {"archs", "losses", "metrics"}
+ROOT_MODULES = COMMANDS | SCIENCE | {"dataset", "engine", "options", "utils"}
+FILES = [
+    *sorted(ROOT.glob("*.py")),
+    *sorted((ROOT / "runtime").rglob("*.py")),
+    *sorted((ROOT / "imaging").rglob("*.py")),
+]
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))
+    for path in FILES
+}
+
+# what each room may import besides itself; runtime and imaging import no module of the root
 ALLOWED = {
-    "archs": {"names"},
-    "losses": set(),
-    "metrics": set(),
-    "errors": {"names"},
-    "names": set(),
-    "memory": set(),
-    "workers": {"memory"},
-    "background": set(),
-    "synthetic": {"workers"},
-    "download": {"errors"},
-    "files": {"errors", "names"},
-    "ranks": {"errors"},
-    "runtime": {"errors", "memory", "ranks"},
-    "startup": {"errors"},
-    "checks": {"errors", "files"},
-    "rawset": {"errors", "files", "names"},
-    "augment": set(),
-    "cache": set(),
-    "dataset": {"augment", "cache", "checks", "errors", "files"},
-    "stopping": set(),
-    "locks": {"errors"},
-    "utils": {"errors", "files", "names"},
-    "checkpoints": {"errors", "files"},
-    "pictures": {"files"},
-    "options": {"names", "runtime"},
-    "amp": {"runtime"},
-    "averaging": set(),
-    "compiling": {"errors", "runtime"},
-    "onnx_net": {"archs", "errors", "files"},
-    "engine": {"amp", "archs", "checkpoints", "errors", "losses", "metrics", "runtime", "stopping", "utils"},
-    "resuming": {"amp", "archs", "averaging", "checkpoints", "engine", "errors", "files", "runtime", "utils"},
+    **{module: set() for module in SCIENCE},
+    "options": {"runtime.argtypes", "runtime.flags", "runtime.kinds"},
+    "dataset": {"imaging", "runtime.errors", "runtime.loader_worker"},
+    "utils": {"runtime"},
+    "engine": {"archs", "losses", "metrics", "utils", "runtime"},
+    "runtime": {"runtime"},
+    "imaging": {"imaging", "runtime.files", "runtime.errors", "runtime.names"},
+    **{command: ROOT_MODULES - COMMANDS | {"runtime", "imaging"} for command in COMMANDS},
 }
-KNOW_DEVICES = {"runtime"}
-LEAVES = {
-    "archs",
-    "background",
-    "checkpoints",
-    "losses",
-    "metrics",
-    "augment",
-    "cache",
-    "checks",
-    "dataset",
-    "files",
-    "names",
-    "utils",
-    "runtime",
-    "ranks",
-    "startup",
-}
+# decides by kind of device: device.py; the choices of --device, for which the parser must not import torch: kinds.py
+KNOW_DEVICES = {"runtime.device", "runtime.kinds"}
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 7
 
 every_module = pytest.mark.parametrize("module", SOURCES)
 
 
 def imported(tree: ast.Module, inside_functions: bool = True) -> set[str]:
-    """Every module that it imports, dotted."""
+    """Every module that a module imports, with dots."""
     names = set()
     for node in ast.walk(tree) if inside_functions else tree.body:
         if isinstance(node, ast.Import):
@@ -75,8 +50,17 @@ def imported(tree: ast.Module, inside_functions: bool = True) -> set[str]:
     return names
 
 
+def own_imports(module: str, inside_functions: bool = True) -> set[str]:
+    """The modules of the project that a module imports."""
+    return imported(SOURCES[module], inside_functions) & SOURCES.keys() - {"runtime", "imaging", "imaging.raw"}
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
 def device_words(tree: ast.Module) -> list[str]:
-    """Strings that are the name of a device or of its collective library, and reaches into torch's device modules."""
+    """Strings that name a device or its library of collectives, and uses of torch's modules for devices."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -90,31 +74,45 @@ def device_words(tree: ast.Module) -> list[str]:
     return found + [name for name in imported(tree) if re.match(r"torch\.(npu|cuda)\b|torch_npu\b", name)]
 
 
-def test_all_modules_are_there() -> None:
-    assert set(SOURCES) >= SCRIPTS | LEAVES | {"options", "engine", "errors"}
-    assert set(SOURCES) <= SCRIPTS | set(ALLOWED), "a new module: say in ALLOWED what it may import"
+def test_the_root_holds_the_names_that_users_know() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == ROOT_MODULES
 
 
 @every_module
 def test_imports(module: str) -> None:
-    allowed = set(SOURCES) - SCRIPTS if module in SCRIPTS else ALLOWED[module]
-    assert imported(SOURCES[module]) & set(SOURCES) <= allowed
+    allowed = ALLOWED.get(module) or ALLOWED.get(module.split(".")[0], set())
+    rooms = tuple(f"{name}." for name in allowed)
+    assert {name for name in own_imports(module) if name not in allowed and not name.startswith(rooms)} == set()
 
 
-@pytest.mark.parametrize("module", ["options", "preprocess_dsb2018"])
+def test_no_import_cycles() -> None:
+    """Neither at the top of a module nor inside its functions."""
+    waiting = {module: own_imports(module) - {module} for module in SOURCES}
+    while waiting:
+        free = [module for module, needed in waiting.items() if not needed & waiting.keys()]
+        assert free, f"a cycle among {sorted(waiting)}"
+        for module in free:
+            del waiting[module]
+
+
+def test_the_recipe_imports_few_modules() -> None:
+    assert len(own_imports("train")) <= 10
+
+
+@pytest.mark.parametrize("module", ["options", "runtime.startup", "preprocess_dsb2018"])
 def test_no_torch(module: str) -> None:
     """Neither by itself nor through what it imports: flags are parsed before torch, and preparing needs none."""
     reached, waiting = set(), {module}
     while waiting:
         name = waiting.pop()
         reached.add(name)
-        waiting |= imported(SOURCES[name], inside_functions=False) & set(SOURCES) - reached
+        waiting |= own_imports(name, inside_functions=False) - reached
         assert "torch" not in {x.split(".")[0] for x in imported(SOURCES[name], inside_functions=False)}, name
     assert len(reached) > 1
 
 
-@pytest.mark.parametrize("module", sorted(set(SOURCES) - KNOW_DEVICES))
-def test_only_runtime_knows_the_kinds_of_device(module: str) -> None:
+@pytest.mark.parametrize("module", sorted(SOURCES.keys() - KNOW_DEVICES))
+def test_only_device_knows_the_kinds_of_device(module: str) -> None:
     assert device_words(SOURCES[module]) == []
 
 
@@ -139,8 +137,9 @@ def test_the_search_for_devices_finds_them(source: str, count: int) -> None:
     assert len(device_words(ast.parse(source))) == count
 
 
-@pytest.mark.parametrize("module", sorted(LEAVES))
-def test_leaves_take_plain_arguments(module: str) -> None:
+@pytest.mark.parametrize("module", sorted(name for name in SOURCES if name.startswith("imaging") or name in SCIENCE))
+def test_imaging_and_science_take_plain_arguments(module: str) -> None:
+    """No namespace of flags reaches them."""
     arguments = {
         argument.arg
         for node in ast.walk(SOURCES[module])
@@ -150,29 +149,37 @@ def test_leaves_take_plain_arguments(module: str) -> None:
     assert "args" not in arguments and "Namespace" not in ast.dump(SOURCES[module])
 
 
-def test_albumentations_is_imported_behind_its_switch():
-    """By the one module that sets NO_ALBUMENTATIONS_UPDATE before: else it asks the network for a newer version."""
+def test_albumentations_is_imported_by_one_module() -> None:
+    """That module sets NO_ALBUMENTATIONS_UPDATE first: otherwise the import asks the network for a newer version."""
     importing = {name for name, tree in SOURCES.items() if "albumentations" in imported(tree)}
-    assert importing == {"augment"}
-    lines = [ast.unparse(node) for node in SOURCES["augment"].body]
+    assert importing == {"imaging.augment"}
+    lines = [ast.unparse(node) for node in SOURCES["imaging.augment"].body]
     assert lines.index("os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'") < lines.index("import albumentations as A")
 
 
 @every_module
 def test_no_local_name_hides_a_module(module: str) -> None:
-    """`files = [...]` in a function makes `files.write_image` there mean the list, from its first line on."""
+    """`names = […]` in a function makes `names.printable` there mean the list, from its first line on."""
+    tree = SOURCES[module]
     modules = {
         alias.asname or alias.name.split(".")[0]
-        for node in SOURCES[module].body
+        for node in tree.body
         if isinstance(node, ast.Import)
         for alias in node.names
     }
+    modules |= {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if f"{node.module}.{alias.name}" in SOURCES
+    }
     bound = [
         (node.id, node.lineno)
-        for node in ast.walk(SOURCES[module])
+        for node in ast.walk(tree)
         if isinstance(getattr(node, "ctx", 0), ast.Store) and isinstance(node, ast.Name)
     ]
-    bound += [(node.arg, node.lineno) for node in ast.walk(SOURCES[module]) if isinstance(node, ast.arg)]
+    bound += [(node.arg, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.arg)]
     assert [f"line {line}: {name}" for name, line in bound if name in modules] == []
 
 
@@ -186,3 +193,47 @@ def test_docstrings(module: str) -> None:
     ]
     assert ast.get_docstring(tree), "the module has none"
     assert [node.name for node in public if not ast.get_docstring(node)] == []
+
+
+@every_module
+def test_sizes(module: str) -> None:
+    """Files, functions (parsers of flags apart) and parameter lists that a reader can hold in mind."""
+    tree = SOURCES[module]
+    assert max((node.end_lineno for node in tree.body), default=0) <= MAX_FILE_LINES
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in functions(tree)
+        if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES and not node.name.startswith("parse_")
+    ]
+    wide = []
+    for node in functions(tree):
+        names = [argument.arg for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+        if len([name for name in names if name not in ("self", "cls")]) > MAX_PARAMETERS:
+            wide.append(f"{node.name}: {len(names)} parameters")
+    assert long + wide == []
+
+
+def british(text: str) -> list[str]:
+    """Words in British spelling."""
+    stems = r"normalis|optimis|colour|neighbour|behaviour|initialis|recognis|organis|summaris|synthesis(?=e)|catalogue"
+    return re.findall(rf"\b\w*(?:{stems}|\bgrey|\bcentre|licence)\w*", text, re.IGNORECASE)
+
+
+def test_american_spelling() -> None:
+    suffixes = {".py", ".sh", ".md", ".toml", ".txt", ".yaml"}
+    found = []
+    for path in sorted(ROOT.rglob("*")):
+        relative = path.relative_to(ROOT)
+        skipped = {".git", ".venv", "venv", "inputs", "models", "outputs", "output", "standin_npu"} & set(
+            relative.parts
+        )
+        if path.suffix in suffixes and not skipped and relative != Path("test/unit/test_structure.py"):
+            found += [f"{relative}: {word}" for word in british(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_the_search_for_british_spelling_finds_it() -> None:
+    assert british("Normalised colours of neighbouring grey centres") == [
+        *("Normalised", "colours", "neighbouring", "grey", "centres")
+    ]
+    assert british("normalized colors of neighboring gray centers; a synthesis") == []

@@ -1,4 +1,4 @@
-"""train.py: the recipe, its files, its log lines, going on, starting from weights, stopping."""
+"""train.py: the recipe, its files, its log lines, resuming, starting from weights, stopping."""
 
 import json
 import math
@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, random_net, run, write_dataset
+from helpers.short_runs import skip_training, use_fixed_scores
 
 import dataset
 import engine
 import options
 import train
-from errors import InputError
+from runtime.errors import InputError
 
 EPOCH_LINE = re.compile(
     r"Epoch: \[(\d+)\]\[ *(\d+)/(\d+)\]\tTime +(\d+\.\d{3}) \( *\d+\.\d{3}\)\tData +\d+\.\d{3} \( *\d+\.\d{3}\)"
@@ -36,14 +37,8 @@ def train_here(*flags: str) -> None:
     train.main(options.parse_train(["inputs/discs", *TINY, *flags]))
 
 
-def no_training(model, loader, criterion, precision, *args, **kwargs) -> dict[str, float]:
-    """In place of engine.train_epoch, where only what is around it matters."""
-    precision.optimizer.step()
-    return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
-
-
 def test_the_old_launchers_command_line_and_their_grep(home):
-    """The command of the older edition's launcher, and the pipeline by which it reads the log."""
+    """The command of an old launcher, and the pipelines with which it reads the log."""
     write_dataset(home / "inputs" / "discs", count=80, side=16)
     flags = "--device_id 0 --bin_mode 0 --start_step 20 --stop_step 30 --profiling False inputs/discs --optimizer Adam"
     flags += " --epochs 1 --batch_size 16 --lr 1e-3 --num_workers 4 --precision_mode allow_mix_precision"
@@ -74,14 +69,6 @@ def test_the_old_launchers_command_line_and_their_grep(home):
     log = pd.read_csv(home / "models" / "dsb2018_96_UNet_woDS" / "log.csv")
     assert log.val_iou[0] == pytest.approx(float(iou[0]), abs=5e-5)
     assert log.loss[0] == pytest.approx(np.mean(list(map(float, losses))), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    "times, expected",
-    [([2.0], 8.0), ([9.0, 2.0], 8.0), ([9.0] * 9, 16 / 9), ([9.0] * 9 + [2.0, 4.0], 16 / 3)],
-)
-def test_speed_leaves_out_the_first_steps(times, expected):
-    assert engine.images_per_second(16, times) == pytest.approx(expected)
 
 
 def test_files_of_a_run(home):
@@ -118,34 +105,46 @@ CLOSED_FORMS = {
 
 
 @pytest.mark.usefixtures("unplotted")
-@pytest.mark.parametrize("scheduler", sorted(set(options.SCHEDULERS) - {"OneCycleLR"}))  # which goes by steps
-def test_schedulers_step_and_the_log_holds_the_rate_in_force(home, monkeypatch, scheduler):
-    used = []
-
-    def train_epoch(model, loader, criterion, precision, *args, **kwargs):
-        used.append(precision.optimizer.param_groups[0]["lr"])
-        return no_training(model, loader, criterion, precision)
-
-    monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    monkeypatch.setattr(engine, "evaluate", lambda *args, **kwargs: {"loss": 5.0, "iou": 0.5, "dice": 0.5})
+@pytest.mark.parametrize("scheduler", sorted(set(options.SCHEDULERS) - {"OneCycleLR"}))  # it steps after each step
+def test_schedulers_step_and_the_log_has_the_learning_rate_of_each_epoch(home, monkeypatch, scheduler):
+    seen = skip_training(monkeypatch)
+    use_fixed_scores(monkeypatch, 0.5, loss=5.0)
     train_here("--epochs", "8", "--name", "run", "--scheduler", scheduler, "--lr", "1e-2")
     expected = [CLOSED_FORMS[scheduler](epoch) for epoch in range(8)]
-    assert used == pytest.approx(expected, rel=1e-9)
+    assert [row["lr"] for row in seen] == pytest.approx(expected, rel=1e-9)
     assert list(pd.read_csv("models/run/log.csv").lr) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.usefixtures("unplotted")
+def test_one_cycle_with_a_single_warm_up_step(home):
+    """Ten steps, of which 0.1 warm up: torch would divide by the zero steps between the first and the last of them."""
+    flags = ("--batch_size", "12", "--epochs", "10", "--lr", "0.1", "--min_lr", "1e-3", "--name", "run")
+    train_here(*flags, "--scheduler", "OneCycleLR", "--warmup", "0.1")
+    rates = [1e-3 + (0.1 - 1e-3) * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(10)]
+    # with one step per epoch, the log has the learning rate of the step after it, and the last one's stays
+    assert list(pd.read_csv("models/run/log.csv").lr) == pytest.approx([*rates[1:], rates[-1]], rel=1e-6)
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_the_largest_seed(home):
+    """torch takes seeds of 64 bits, and NumPy's older generator of 32."""
+    train_here("--epochs", "1", "--name", "run", "--seed", str(2**64 - 1))
+    train_here("--epochs", "2", "--name", "run", "--seed", str(2**64 - 1), "--resume", "auto", "--resume_anyway")
+    train_here("--evaluate", "--resume", "models/run/model_best.pth.tar")
+    assert yaml.safe_load((home / "models/run/config.yml").read_text())["seed"] == 2**64 - 1
+
+
+@pytest.mark.usefixtures("unplotted")
 def test_early_stopping_counts_epochs_without_a_better_iou(home, monkeypatch):
-    ious = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
-    monkeypatch.setattr(engine, "train_epoch", no_training)
-    monkeypatch.setattr(engine, "evaluate", lambda *a, **k: {"loss": 1.0, "iou": next(ious), "dice": 0.5})
+    skip_training(monkeypatch)
+    use_fixed_scores(monkeypatch, 0.1, 0.5, 0.4, 0.5, 0.3, 0.9)
     train_here("--epochs", "6", "--name", "run", "--early_stopping", "3")
     assert list(pd.read_csv("models/run/log.csv").val_iou) == [0.1, 0.5, 0.4, 0.5, 0.3]
     assert torch.load("models/run/model_best.pth.tar", weights_only=True)["epoch"] == 2
 
 
 @pytest.mark.usefixtures("unplotted")
-def test_a_finished_run_says_so(home, capsys):
+def test_a_finished_run_is_not_trained_on(home, capsys):
     train_here("--name", "run", "--epochs", "1")
     before = (home / "models/run/log.csv").read_bytes()
     train_here("--name", "run", "--epochs", "1", "--resume", "models/run/checkpoint.pth.tar")
@@ -163,29 +162,44 @@ def test_resume_refuses_another_net(home):
 
 
 @pytest.mark.usefixtures("unplotted")
-def test_pretrained_starts_a_fresh_run_from_the_weights(home, monkeypatch, capsys):
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_pretrained_starts_a_new_run_from_the_weights(home, monkeypatch, capsys, ema):
     net = random_net()
     torch.save({"epoch": 70, "best_iou": 0.99, "state_dict": net.state_dict()}, "old.pth.tar")
     seen = []
 
-    def train_epoch(model, *args, **kwargs):
-        seen.append({k: v.clone() for k, v in model.state_dict().items()})
-        return no_training(model, *args)
+    def train_one_epoch(state, *_) -> dict:
+        for model in (state.model, *([state.ema.module] if state.ema else [])):
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        state.precision.optimizer.step()
+        return {"loss": 1.0, "iou": 0.5, "fps": 1.0}
 
-    monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    train_here("--name", "run", "--epochs", "1", "--pretrained", "--resume", "old.pth.tar")
-    assert all(torch.equal(value, seen[0][name]) for name, value in net.state_dict().items())
+    monkeypatch.setattr(engine, "train_one_epoch", train_one_epoch)
+    train_here("--name", "run", "--epochs", "1", "--pretrained", "--resume", "old.pth.tar", "--ema", ema)
+    assert len(seen) == (1 if ema == "0" else 2)
+    for found in seen:
+        assert all(torch.equal(value, found[name]) for name, value in net.state_dict().items())
     assert list(pd.read_csv("models/run/log.csv").epoch) == [0]
-    # another number of classes: the body is taken, the head is fresh, and that is said
+    # with another number of classes, the head keeps its new weights, which is printed
     write_dataset(home / "inputs" / "discs", classes=2)
-    train_here("--name", "two", "--epochs", "1", "--num_classes", "2", "--pretrained", "--resume", "old.pth.tar")
-    assert torch.equal(seen[1]["conv0_4.conv2.weight"], net.state_dict()["conv0_4.conv2.weight"])
-    assert "fresh final.weight, final.bias" in capsys.readouterr().out
+    flags = ("--name", "two", "--epochs", "1", "--num_classes", "2", "--pretrained", "--resume", "old.pth.tar")
+    train_here(*flags, "--ema", ema)
+    for found in seen[-2 if ema != "0" else -1 :]:
+        assert torch.equal(found["conv0_4.conv2.weight"], net.state_dict()["conv0_4.conv2.weight"])
+        assert found["final.weight"].shape[0] == 2
+    assert "but with new final.weight, final.bias" in capsys.readouterr().out
+
+
+def test_pretrained_refuses_another_net(home):
+    torch.save({"state_dict": random_net("NestedUNet").state_dict()}, "nested.pth.tar")
+    with pytest.raises(InputError, match=r"nested\.pth\.tar: weights of another net \(.*\); check --arch"):
+        train_here("--name", "run", "--pretrained", "--resume", "nested.pth.tar")
+    assert not (home / "models").exists()
 
 
 def test_evaluate_scores_the_checkpoint_it_is_given(home, capsys, monkeypatch):
-    kept, open_dataset = [], dataset.open_dataset
-    monkeypatch.setattr(dataset, "open_dataset", lambda *args: kept.append(args[3]) or open_dataset(*args))
+    cache_mb, open_dataset = [], dataset.open_dataset
+    monkeypatch.setattr(dataset, "open_dataset", lambda *args: cache_mb.append(args[3]) or open_dataset(*args))
     for seed in (1, 2):
         torch.save({"epoch": 3, "state_dict": random_net(seed=seed).state_dict()}, f"{seed}.pth.tar")
     found = []
@@ -193,19 +207,31 @@ def test_evaluate_scores_the_checkpoint_it_is_given(home, capsys, monkeypatch):
         train_here("--evaluate", "--resume", f"{seed}.pth.tar")
         found.append(VAL_LINE.search(capsys.readouterr().out)[3])
     assert found[0] == found[2] != found[1]
-    assert kept == [0] * 3, "a single pass keeps no images"
+    assert cache_mb == [0] * 3, "a single pass keeps no images"
     assert not (home / "models").exists(), "evaluation leaves no run behind"
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(home):
+def test_evaluate_takes_the_number_of_classes_from_the_checkpoint(home, capsys):
+    """A number that is given must be the checkpoint's."""
+    write_dataset(home / "inputs" / "discs", classes=2)
+    torch.save({"epoch": 3, "state_dict": random_net(classes=2).state_dict()}, "two.pth.tar")
+    evaluation = ("--evaluate", "--resume", "two.pth.tar")
+    for flags in ((), ("--num_classes", "2")):
+        train_here(*evaluation, *flags)
+        assert "[AVG-IOU]" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"two\.pth\.tar .*--num_classes is 2 there and 1 here"):
+        train_here(*evaluation, "--num_classes", "1")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(home):
     result = run("train.py", "inputs/discs", *TINY, "--optimizer", "SGD", "--lr", "1e30", "--name", "run", cwd=home)
     assert result.returncode == 1 and "Traceback" not in result.stdout
     assert re.search(r"\[Error\] the loss is (nan|inf) in epoch 1, step [2-3]; ", result.stdout)
     assert not list((home / "models" / "run").glob("*.tar"))
 
 
-def test_weights_spoilt_by_an_epochs_last_step_are_not_saved(home):
-    """One step an epoch: the training loss is still finite, the weights no longer are."""
+def test_weights_that_an_epochs_last_step_spoiled_are_not_saved(home):
+    """There is one step per epoch: its loss is still finite, the weights after it are not."""
     flags = ("--input_h", "32", "--input_w", "32", "-b", "12", "--num_workers", "0", "--lr", "1e35", "--name", "run")
     result = run("train.py", "inputs/discs", *flags, "--epochs", "2", cwd=home)
     assert result.returncode == 1 and "Traceback" not in result.stdout
@@ -214,43 +240,24 @@ def test_weights_spoilt_by_an_epochs_last_step_are_not_saved(home):
 
 
 @pytest.mark.usefixtures("unplotted")
-def test_resume_anyway_takes_this_runs_flags(home, monkeypatch, capsys):
-    train_here("--name", "run", "--epochs", "1", "--weight_decay", "0.25")
-    seen = []
-
-    def train_epoch(model, loader, criterion, precision, *args, **kwargs):
-        seen.append(dict(precision.optimizer.param_groups[0]))
-        seen[-1]["averages"] = len(precision.optimizer.state)
-        return no_training(model, loader, criterion, precision)
-
-    monkeypatch.setattr(engine, "train_epoch", train_epoch)
-    resume = ("--name", "run", "--epochs", "2", "--resume", "models/run/checkpoint.pth.tar", "--resume_anyway")
-    train_here(*resume, "--weight_decay", "0.5")
-    assert seen[0]["weight_decay"] == 0.5 and seen[0]["averages"] == len(list(random_net().parameters()))
-    train_here(*resume, "--optimizer", "SGD", "--scheduler", "ReduceLROnPlateau", "--epochs", "3")
-    out = capsys.readouterr().out
-    assert "the optimizer begins anew" in out and "the scheduler begins anew" in out and seen[1]["averages"] == 0
-
-
-@pytest.mark.usefixtures("unplotted")
 def test_a_run_of_an_older_edition_keeps_its_log(home, monkeypatch, capsys):
-    """Its checkpoint holds no history; log.csv beside it does, also of an epoch that was not finished."""
+    """Its checkpoint holds no history; log.csv beside it does, and has a row of an epoch that was not finished."""
     folder = home / "models" / "old"
     folder.mkdir(parents=True)
     rows = [{"epoch": e, "lr": 1e-3, "loss": 1, "iou": 0.5, "val_loss": 1, "val_iou": 0.1 * e} for e in range(4)]
     pd.DataFrame(rows).to_csv(folder / "log.csv", index=False)
     torch.save({"epoch": 3, "best_iou": 0.2, "state_dict": random_net().state_dict()}, folder / "checkpoint.pth.tar")
-    monkeypatch.setattr(engine, "train_epoch", no_training)
+    skip_training(monkeypatch)
     train_here("--name", "old", "--epochs", "4", "--resume", str(folder / "checkpoint.pth.tar"))
-    assert "holds no optimizer, history; the run goes on without; log.csv keeps its 3" in capsys.readouterr().out
+    assert "holds no optimizer, history; the run continues without; log.csv keeps its 3" in capsys.readouterr().out
     log = pd.read_csv(folder / "log.csv")
     assert list(log.epoch) == [0, 1, 2, 3] and list(log.val_iou[:3]) == pytest.approx([0, 0.1, 0.2])
-    # there was no best model to be had, so this epoch's is it
+    # there was no best model to copy, so that of this epoch is the best
     assert torch.load(folder / "model_best.pth.tar", weights_only=True)["epoch"] == 4
 
 
 @pytest.mark.usefixtures("unplotted")
-def test_profiling_traces_the_steps_it_is_asked_for(home):
+def test_profiling_traces_the_chosen_steps(home):
     train_here("--epochs", "1", "--name", "run", "--profiling", "CANN", "--start_step", "1", "--stop_step", "3")
     (trace,) = (home / "models" / "run" / "profile").glob("*.json")
     steps = {e["name"] for e in json.loads(trace.read_text())["traceEvents"] if "ProfilerStep" in e.get("name", "")}
@@ -258,7 +265,7 @@ def test_profiling_traces_the_steps_it_is_asked_for(home):
 
 
 @pytest.mark.usefixtures("unplotted")
-def test_profiling_says_when_there_was_nothing_to_trace(home, capsys):
+def test_profiling_prints_that_there_was_nothing_to_trace(home, capsys):
     train_here("--epochs", "1", "--name", "run", "--profiling", "GE", "--start_step", "20", "--stop_step", "30")
     assert "no trace, since the run ended before step 20" in capsys.readouterr().out
 
@@ -298,7 +305,10 @@ def test_two_classes_and_deep_supervision_end_to_end(home):
         (("inputs/discs", "--deep_supervision", "True"), "UNet has a single head; add --arch NestedUNet"),
         (("inputs/discs", "-b", "4", "--resume", "gone.pth.tar"), r"\[Error\] gone\.pth\.tar: no such checkpoint"),
         (("inputs/discs", "--name", "../out"), r"\[Error\] --name '\.\./out': use a plain folder name"),
-        (("inputs/discs", "--input_h", "16", "--input_w", "16", "-b", "1"), "leaves BatchNorm a single value"),
+        (
+            ("inputs/discs", "--input_h", "16", "--input_w", "16", "-b", "1"),
+            "BatchNorm gets a single value per channel",
+        ),
         (("inputs/discs", "--evaluate"), "--evaluate needs --resume PATH"),
     ],
 )

@@ -1,7 +1,8 @@
-"""Stands in for Ascend's apex, for device `npu` and the CPU: its calls, its four levels, and its traps.
+"""A stand-in for Ascend's apex on device `npu` and on the CPU, with its calls and its four levels.
 
-Put the folder above on PYTHONPATH. STANDIN_APEX_RECORD names a file that gets a JSON line for each call;
-STANDIN_APEX_COMBINE_GRAD=0 makes `initialize` NVIDIA's, which knows no `combine_grad`.
+If the real package can easily be used wrongly, the stand-in raises an error for the wrong use. Put the parent folder on
+PYTHONPATH. STANDIN_APEX_RECORD names a file that gets a JSON line for each call. With STANDIN_APEX_COMBINE_GRAD=0,
+`initialize` is that of NVIDIA's apex, which has no argument `combine_grad`.
 """
 
 from . import amp, optimizers

@@ -1,4 +1,4 @@
-"""What `amp.initialize` does to an optimizer: master weights, gradients taken over from the model, steps left out."""
+"""What `amp.initialize` adds to an optimizer: master weights, gradients from the model, skipped steps."""
 
 import types
 
@@ -6,13 +6,13 @@ import torch
 
 
 class Stash:
-    """Sits on the optimizer as `_amp_stash`. Master weights come late, at the first backward pass or zero_grad."""
+    """The optimizer's attribute `_amp_stash`; creates master weights at the first backward pass or zero_grad."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, masters: bool, combined: bool):
         self.optimizer, self.masters, self.combined = optimizer, masters, combined
         self.pairs = []  # (the model's fp16 parameter, its fp32 master)
         self.plain = []  # parameters that are their own masters
-        self.adopted = {}  # with combined gradients: parameter → the tensor that its gradients must stay in
+        self.adopted = {}  # with combined gradients: parameter → its gradient tensor of the first step
         self.before = {}
         self.ready = False
         self.step = optimizer.step
@@ -22,7 +22,7 @@ class Stash:
             optimizer.zero_grad = types.MethodType(_zero_grad, optimizer)
 
     def prepare(self) -> None:
-        """Put the masters in the places of the model's parameters."""
+        """Replace the model's parameters in the optimizer by their masters."""
         if self.ready:
             return
         self.ready = True
@@ -40,17 +40,17 @@ class Stash:
             self.optimizer.load_state_dict(self.optimizer.state_dict())  # casts the state to the masters' dtype
 
     def models(self) -> list[torch.Tensor]:
-        """The model's parameters."""
+        """Return the model's parameters."""
         return [model for model, _ in self.pairs] + self.plain
 
     def before_backward(self) -> None:
-        """Set gradients that are there aside, so that the scaled ones come alone."""
+        """Put existing gradients aside, so that only the scaled ones are there after the backward pass."""
         self.prepare()
         for parameter in self.models():
             if self.adopted and parameter.grad is not self.adopted.get(parameter):
                 raise RuntimeError(
-                    "combined gradients: p.grad is another tensor than at the first step; the real apex would go on "
-                    "with the old one, unnoticed. Clear gradients with the optimizer's zero_grad()"
+                    "combined gradients: p.grad is another tensor than at the first step; the real apex would keep "
+                    "using the old one without a message. Clear gradients with the optimizer's zero_grad()"
                 )
         for parameter in self.models():
             self.before[parameter] = parameter.grad
@@ -62,7 +62,7 @@ class Stash:
 
     @torch.no_grad()
     def after_backward(self, scale: float) -> bool:
-        """Unscale; the gradients of the fp16 parameters go to the masters. True at an overflow."""
+        """Unscale the gradients and pass those of fp16 parameters to the masters; returns True if one overflowed."""
         overflow = False
         for parameter in self.plain:
             if parameter.grad is not None:
@@ -85,7 +85,7 @@ class Stash:
         return overflow
 
     def skip_next_step(self, message: str) -> None:
-        """The next call of step() prints `message` and does nothing else."""
+        """Let the next call of step() only print `message`."""
         optimizer, step = self.optimizer, self.optimizer.step
 
         def skip_step(closure=None) -> None:
@@ -96,7 +96,7 @@ class Stash:
         optimizer.step = skip_step
 
     def clear_masters(self) -> None:
-        """Their gradients have been used."""
+        """Remove the gradients of the masters."""
         for _, master in self.pairs:
             if self.combined and master.grad is not None:
                 master.grad.zero_()
@@ -116,7 +116,7 @@ def _step(self, closure=None):
     return result
 
 
-def _zero_grad(self) -> None:  # without `set_to_none`, as the real one
+def _zero_grad(self) -> None:  # without `set_to_none`, like the real one
     self._amp_stash.prepare()
     for parameter in self._amp_stash.models():
         if parameter.grad is not None:
@@ -125,7 +125,7 @@ def _zero_grad(self) -> None:  # without `set_to_none`, as the real one
 
 
 def patch(optimizer: torch.optim.Optimizer, opt_level: str, masters: bool, combine_grad: bool | None) -> None:
-    """Give `optimizer` its stash."""
+    """Give `optimizer` its `_amp_stash`."""
     if hasattr(optimizer, "_amp_stash"):
         raise RuntimeError("A given optimizer should only be passed through amp.initialize once.")
     fused = getattr(optimizer, "is_npu_fused_optimizer", False)

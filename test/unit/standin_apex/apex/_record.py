@@ -1,4 +1,4 @@
-"""Notes down who called what with which arguments."""
+"""Records calls and their arguments."""
 
 import functools
 import inspect
@@ -11,9 +11,9 @@ def _plain(value: object) -> object:
 
 
 def recorded(function):
-    """`function`, of which each call appends {"call": name, "arguments": {…}} to the file STANDIN_APEX_RECORD.
+    """Let each call of `function` append {"call": name, "arguments": {…}} to the file STANDIN_APEX_RECORD.
 
-    Only arguments that were passed are noted; of objects, the name of the type.
+    Only passed arguments are recorded; for objects, the name of their type.
     """
 
     @functools.wraps(function)

@@ -19,7 +19,7 @@ LEVELS = {
 
 
 class _Scaler:
-    """The factor on the loss: halved at an overflow and doubled after 2000 clean steps, or fixed."""
+    """The factor of the loss: fixed, or halved after an overflow and doubled after 2000 steps without one."""
 
     def __init__(self, loss_scale: float | str, lowest: float | None, highest: float):
         self.dynamic = loss_scale == "dynamic"
@@ -28,7 +28,7 @@ class _Scaler:
         self.unskipped = 0
 
     def update(self, overflow: bool) -> bool:
-        """Should the step be left out? With a fixed factor never, as in the real one."""
+        """Count a step; returns whether it must be skipped. Like the real one, a fixed factor skips none."""
         if overflow and self.dynamic:
             self.scale, self.unskipped = max(self.lowest, self.scale / 2), 0
             return True
@@ -42,7 +42,7 @@ _scaler: _Scaler | None = None
 
 
 def _cast(value: object, dtype: torch.dtype) -> object:
-    """`value` with the floating-point tensors in it cast."""
+    """Return `value` with all floating-point tensors in it cast."""
     if isinstance(value, torch.Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, Mapping):
@@ -60,15 +60,15 @@ def _cast_weights(model: torch.nn.Module, dtype: torch.dtype, keep_batchnorm_fp3
 
 
 def _patch_model(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Inputs are cast to `dtype`, outputs to fp32, and so is what state_dict() returns."""
+    """Cast the model's inputs to `dtype`, and its outputs and its state_dict to fp32."""
     forward = model.forward
     model.forward = lambda *args, **kwargs: _cast(forward(*_cast(args, dtype), **_cast(kwargs, dtype)), torch.float32)
 
-    def widen(module, state_dict, prefix, local_metadata):
+    def cast_to_fp32(module, state_dict, prefix, local_metadata):
         for name, tensor in state_dict.items():
             state_dict[name] = _cast(tensor, torch.float32)
 
-    model.register_state_dict_post_hook(widen)
+    model.register_state_dict_post_hook(cast_to_fp32)
 
 
 def _check(model: torch.nn.Module) -> None:
@@ -96,7 +96,7 @@ def _initialize(models, optimizers, enabled, opt_level, keep_batchnorm_fp32, los
         _patch_model(models, dtype)
     _optimizer.patch(optimizers, opt_level, masters, combine_grad)
     _scaler = _Scaler(default_scale if loss_scale is None else loss_scale, *limits)
-    if around_operators:  # the real one replaces torch's functions, also for the rest of the process
+    if around_operators:  # like the real one, which replaces torch's functions, for the rest of the process
         device = next(models.parameters()).device.type
         torch.set_autocast_enabled(device, True)
         torch.set_autocast_dtype(device, torch.float16)
@@ -118,7 +118,7 @@ if os.environ.get("STANDIN_APEX_COMBINE_GRAD") == "0":
         min_loss_scale: float | None = None,
         max_loss_scale: float = 2.0**24,
     ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        """Make the model and its optimizer ready for mixed precision; as NVIDIA's."""
+        """Prepare a model and its optimizer for mixed precision, like NVIDIA's apex."""
         limits = min_loss_scale, max_loss_scale
         return _initialize(models, optimizers, enabled, opt_level, keep_batchnorm_fp32, loss_scale, limits, None)
 
@@ -137,7 +137,7 @@ else:
         max_loss_scale: float = 2.0**24,
         combine_grad: bool | None = None,
     ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        """Make the model and its optimizer ready for mixed precision; as Ascend's."""
+        """Prepare a model and its optimizer for mixed precision, like Ascend's apex."""
         limits = min_loss_scale, max_loss_scale
         return _initialize(
             models, optimizers, enabled, opt_level, keep_batchnorm_fp32, loss_scale, limits, combine_grad
@@ -146,7 +146,7 @@ else:
 
 @recorded
 def scale_loss(loss: torch.Tensor, optimizers: torch.optim.Optimizer) -> contextlib.AbstractContextManager:
-    """A context with the scaled loss, to be sent backward inside; leaving it, unscaled gradients are in place."""
+    """Return a context with the scaled loss, for its backward pass; at its end, the gradients are unscaled."""
     return _scaled(loss, optimizers)
 
 
@@ -164,19 +164,19 @@ def _scaled(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[to
 
 @recorded
 def master_params(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    """The parameters that the optimizer steps on."""
+    """Return the parameters that the optimizer steps on."""
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 @recorded
 def state_dict() -> dict:
-    """The loss scale and the count of steps since it last changed."""
+    """Return the loss scale, and the number of steps since it last changed."""
     return {"loss_scaler0": {"loss_scale": _scaler.scale, "unskipped": _scaler.unskipped}}
 
 
 @recorded
 def load_state_dict(state_dict: dict) -> None:
-    """Go on with a scale of `state_dict()`."""
+    """Continue with a scale from `state_dict()`."""
     if set(state_dict) != {"loss_scaler0"}:
         raise RuntimeError(f"Error(s) in loading state_dict. Unexpected key(s) in state_dict: {sorted(state_dict)}")
     _scaler.scale = state_dict["loss_scaler0"]["loss_scale"]

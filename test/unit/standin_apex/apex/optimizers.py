@@ -1,10 +1,10 @@
-"""The fused Adam, which works only on an optimizer that has been through amp.initialize."""
+"""The fused Adam, which works only after amp.initialize."""
 
 import torch
 
 
 class NpuFusedAdam(torch.optim.Optimizer):
-    """Adam with an int as the step of its state."""
+    """Adam whose state counts the steps in an int."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class NpuFusedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step of Adam, with weight decay added to the gradient."""
+        """Do a step of Adam, with weight decay added to the gradient."""
         if not hasattr(self, "_amp_stash"):
             raise RuntimeError("NpuFusedAdam: amp.initialize(model, optimizer) first")
         loss = None if closure is None else closure()
@@ -38,7 +38,7 @@ class NpuFusedAdam(torch.optim.Optimizer):
             state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         if not isinstance(state["step"], int):
             raise RuntimeError(
-                "NpuFusedAdam: the loaded state's step is no int; it would be counted twice for each step"
+                "NpuFusedAdam: the loaded state's step is not an int; the real one would count each step twice"
             )
         state["step"] += 1
         beta1, beta2 = group["betas"]

@@ -1,7 +1,8 @@
-"""Stands in for torch_npu where there is no NPU: a device `npu` that computes on the CPU, under the real names.
+"""A stand-in for torch_npu on hosts without an NPU: a device `npu` that computes on the CPU.
 
-It holds what this repository calls, and refuses what the real one refuses where that has a trap in it. Put the folder
-above on PYTHONPATH; STANDIN_NPU_COUNT is the number of devices (default 2, 0 for none).
+It has what this repository calls, under the real names. If the real package can easily be used wrongly, the stand-in
+raises an error for the wrong use. Put the parent folder on PYTHONPATH; STANDIN_NPU_COUNT is the number of devices
+(default 2; 0: none).
 """
 
 import torch
@@ -11,7 +12,7 @@ from . import _build
 torch.ops.load_library(_build.library())
 torch.utils.rename_privateuse1_backend("npu")
 
-# what follows makes use of the device under its name
+# the modules below use the device under its new name
 from . import npu  # noqa: E402
 
 torch._register_device_module("npu", npu)

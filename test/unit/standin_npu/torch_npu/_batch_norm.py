@@ -1,4 +1,4 @@
-"""The kernels under torch's SyncBatchNorm, which the CPU has not."""
+"""The kernels of torch's SyncBatchNorm, which torch does not have for the CPU."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Over all but the channels."""
+    """Sum over all dimensions but the channels."""
     return x.transpose(0, 1).flatten(1).sum(1)
 
 
@@ -24,20 +24,20 @@ def _spread(per_channel: Tensor, like: Tensor) -> Tensor:
     return per_channel.view(-1, *[1] * (like.dim() - 2))
 
 
-def _normalised(x: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
+def _normalized(x: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
     return (_wide(x) - _spread(mean, x)) * _spread(invstd, x)
 
 
 @_kernel
 def batch_norm_stats(input: Tensor, eps: float):
-    """This process's mean and 1/standard deviation."""
+    """Return this process's mean and 1 / standard deviation, by channel."""
     variance, mean = torch.var_mean(_wide(input).transpose(0, 1).flatten(1), 1, correction=0)
     return mean, (variance + eps).rsqrt()
 
 
 @_kernel
 def batch_norm_gather_stats_with_counts(input, mean, invstd, running_mean, running_var, momentum, eps, counts):
-    """Those of all processes' pixels together, from each one's (a row) and its count; moves the running statistics."""
+    """Combine the statistics of all processes (rows), weighted by their counts; updates the running statistics."""
     count = _wide(counts)
     total, share = count.sum(), (count / count.sum()).view(-1, 1)
     all_mean = (mean * share).sum(0)
@@ -50,8 +50,8 @@ def batch_norm_gather_stats_with_counts(input, mean, invstd, running_mean, runni
 
 @_kernel
 def batch_norm_elemt(input, weight, bias, mean, invstd, eps):
-    """The forward pass."""
-    output = _normalised(input, mean, invstd)
+    """Compute the forward pass."""
+    output = _normalized(input, mean, invstd)
     if weight is not None:
         output = output * _spread(weight, input)
     if bias is not None:
@@ -61,18 +61,18 @@ def batch_norm_elemt(input, weight, bias, mean, invstd, eps):
 
 @_kernel
 def batch_norm_backward_reduce(grad_out, input, mean, invstd, weight, input_g, weight_g, bias_g):
-    """This process's sums for the backward pass, and the gradients of weight and bias."""
+    """Return this process's sums for the backward pass, and the gradients of weight and bias."""
     grad_out = _wide(grad_out)
     sum_dy = _sum(grad_out)
-    grad_weight = _sum(grad_out * _normalised(input, mean, invstd))
+    grad_weight = _sum(grad_out * _normalized(input, mean, invstd))
     return sum_dy, grad_weight / invstd, grad_weight, sum_dy.clone()
 
 
 @_kernel
 def batch_norm_backward_elemt(grad_out, input, mean, invstd, weight, sum_dy, sum_dy_xmu, count):
-    """The gradient of the input, from the sums over all processes."""
+    """Return the gradient of the input, from the sums over all processes."""
     total = count.sum()
-    projected = _normalised(input, mean, invstd) * _spread(sum_dy_xmu * invstd / total, input)
+    projected = _normalized(input, mean, invstd) * _spread(sum_dy_xmu * invstd / total, input)
     gradient = (_wide(grad_out) - _spread(sum_dy / total, input) - projected) * _spread(invstd, input)
     if weight is not None:
         gradient = gradient * _spread(weight, input)

@@ -1,4 +1,4 @@
-"""Compiles device.cpp at its first use and keeps the result, one for each state of the source and each torch."""
+"""Compiles device.cpp when it is first used, and keeps a library for each version of the source and of torch."""
 
 import fcntl
 import hashlib
@@ -12,7 +12,7 @@ CACHE = Path(__file__).resolve().parents[1] / ".build"
 
 
 def library() -> Path:
-    """The compiled library; about 15 seconds where it is not there yet."""
+    """Return the compiled library; compiling takes about 15 seconds."""
     state = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     path = CACHE / f"device-{state}.so"
     if not path.exists():
@@ -25,17 +25,17 @@ def library() -> Path:
 
 
 def _compile(path: Path) -> None:
-    # imported where it is needed: it takes longer than all the rest. Its load() would need ninja
+    # Here, because the import takes longer than all others. Its load() is not used, because it needs ninja.
     from torch.utils import cpp_extension
 
-    half_made = path.with_suffix(".part")
+    unfinished = path.with_suffix(".part")
     folders = cpp_extension.library_paths()
     subprocess.run(
-        [cpp_extension.get_cxx_compiler(), "-std=c++20", "-O1", "-fPIC", "-shared", SOURCE, "-o", half_made]
+        [cpp_extension.get_cxx_compiler(), "-std=c++20", "-O1", "-fPIC", "-shared", SOURCE, "-o", unfinished]
         + [f"-I{folder}" for folder in cpp_extension.include_paths()]
         + [f"-L{folder}" for folder in folders]
         + [f"-Wl,-rpath,{folder}" for folder in folders]
         + ["-lc10", "-ltorch_cpu"],
         check=True,
     )
-    half_made.rename(path)
+    unfinished.rename(path)

@@ -1,6 +1,6 @@
-"""The collective back end `hccl`: gloo, on copies of the tensors in host memory.
+"""The backend for collectives `hccl`: gloo, on copies of the tensors in host memory.
 
-Every call waits for gloo, so that gloo's errors come up where the call is.
+Each call waits for gloo, so that it raises gloo's errors itself.
 """
 
 import torch
@@ -25,7 +25,7 @@ def _reducible(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [_to_host(tensor) for tensor in tensors]
 
 
-def _take_back(tensors: list[torch.Tensor], host: list[torch.Tensor]) -> None:
+def _copy_back(tensors: list[torch.Tensor], host: list[torch.Tensor]) -> None:
     for tensor, result in zip(tensors, host, strict=True):
         tensor.detach().copy_(result)
 
@@ -45,53 +45,53 @@ class ProcessGroupHCCL(dist.ProcessGroup):
 
     @property
     def _device_types(self) -> list[torch.device]:
-        return [torch.device("npu")]  # objects are sent as tensors on it
+        return [torch.device("npu")]  # objects are sent as tensors on this device
 
     def getBackendName(self) -> str:
-        """Asked from C++."""
+        """Return the name; C++ calls this method."""
         return "hccl"
 
     def _get_backend_name(self) -> str:
         return "hccl"
 
     def allreduce(self, tensors, opts=None) -> dist.Work:
-        """Sums and the like; gloo has no average of its own."""
+        """Reduce tensors over all processes; the average is computed here, because gloo has none."""
         opts = opts or c10d.AllreduceOptions()
         host = _reducible(tensors)
         average = opts.reduceOp == dist.ReduceOp.AVG
         if average:
             opts.reduceOp = dist.ReduceOp.SUM
         self._gloo.allreduce(host, opts).wait()
-        _take_back(tensors, [result / self.size() for result in host] if average else host)
+        _copy_back(tensors, [result / self.size() for result in host] if average else host)
         return _done(tensors)
 
     def reduce(self, tensors, opts=None) -> dist.Work:
-        """The same, to one process."""
+        """Reduce tensors to one process."""
         opts = opts or c10d.ReduceOptions()
         host = _reducible(tensors)
         self._gloo.reduce(host, opts).wait()
         if self.rank() == opts.rootRank:
-            _take_back(tensors, host)
+            _copy_back(tensors, host)
         return _done(tensors)
 
     def broadcast(self, tensors, opts=None) -> dist.Work:
-        """One process's tensors to all."""
+        """Send the tensors of one process to all."""
         host = [_to_host(tensor) for tensor in tensors]
         self._gloo.broadcast(host, opts or c10d.BroadcastOptions()).wait()
-        _take_back(tensors, host)
+        _copy_back(tensors, host)
         return _done(tensors)
 
     def allgather(self, output_tensors, input_tensors, opts=None) -> dist.Work:
-        """Every process's tensors to all."""
+        """Send the tensors of each process to all."""
         host = [[_to_host(tensor) for tensor in tensors] for tensors in output_tensors]
         inputs = [_to_host(tensor) for tensor in input_tensors]
         self._gloo.allgather(host, inputs, opts or c10d.AllgatherOptions()).wait()
         for tensors, results in zip(output_tensors, host, strict=True):
-            _take_back(tensors, results)
+            _copy_back(tensors, results)
         return _done(output_tensors)
 
     def all_gather_single(self, output, input, opts=None) -> dist.Work:
-        """The same into one tensor."""
+        """Send the tensor of each process to all, into one tensor."""
         parts = list(output.view(-1).chunk(self.size()))
         self.allgather([parts], [input.reshape(-1)], opts)
         return _done(output)
@@ -99,11 +99,11 @@ class ProcessGroupHCCL(dist.ProcessGroup):
     _allgather_base = all_gather_single
 
     def barrier(self, opts=None) -> dist.Work:
-        """Wait until all are here."""
-        ours = c10d.BarrierOptions()  # theirs names a device, which gloo does not know
+        """Wait for all processes."""
+        own = c10d.BarrierOptions()  # not `opts`, which name a device that gloo does not know
         if opts is not None:
-            ours.timeout = opts.timeout
-        self._gloo.barrier(ours).wait()
+            own.timeout = opts.timeout
+        self._gloo.barrier(own).wait()
         return _done()
 
 

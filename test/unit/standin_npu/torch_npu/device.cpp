@@ -1,7 +1,7 @@
-// A device for tests: PyTorch's PrivateUse1 back end, whose tensors lie in host memory.
+// A device for tests: PyTorch's PrivateUse1 backend, with tensors in host memory.
 //
-// No operator is written here. Each call on the device is carried to the CPU's kernel: the device tensors are lent to it
-// as CPU tensors over the same bytes, and what it returns or changes is taken back the same way.
+// There are no operators here. Each call on the device is passed to the CPU's kernel: it gets the device tensors as CPU
+// tensors over the same bytes, and what it returns or changes becomes a device tensor in the same way.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -16,7 +16,7 @@
 #include <map>
 #include <mutex>
 
-// ATen/autocast_mode.h would double the time to compile; these two are all that is needed of it
+// only these two are needed; ATen/autocast_mode.h would double the time to compile
 namespace at::autocast {
 TORCH_API Tensor cached_cast(ScalarType, const Tensor&, DeviceType);
 TORCH_API ScalarType get_autocast_dtype(DeviceType);
@@ -48,14 +48,14 @@ DeviceIndex device_count() {
 thread_local DeviceIndex current_index = 0;
 bool used = false, forked = false; // the real device cannot be used in a child forked after its first use
 
-// `index`, or the current device's where it is negative
+// `index`, or that of the current device if it is negative
 DeviceIndex existing(DeviceIndex index) {
   index = index < 0 ? current_index : index;
   TORCH_CHECK(index < device_count(), "Invalid device ID: ", int(index), " of ", int(device_count()), " NPU devices");
   return index;
 }
 
-// the same, for use
+// the same, and marks the device as used
 DeviceIndex checked(DeviceIndex index) {
   TORCH_CHECK(!forked, "Cannot re-initialize NPU in forked subprocess; start it with 'spawn'");
   index = existing(index);
@@ -128,7 +128,7 @@ struct PinnedAllocator final : c10::Allocator {
 
 // ---- random numbers --------------------------------------------------------------------------------------------------
 
-// A CPU generator in the device's clothes: the CPU's kernels refuse generators of other devices, so they get `inner`.
+// A generator of the device around a CPU generator `inner`, which the CPU's kernels get: they refuse other devices'.
 struct DeviceGenerator final : c10::GeneratorImpl {
   at::Generator inner = at::make_generator<at::CPUGeneratorImpl>();
 
@@ -160,7 +160,7 @@ const at::Generator& default_generator(DeviceIndex index) {
   return generators.at(index < 0 ? current_index : index);
 }
 
-// ---- what the rest of PyTorch asks of a device -----------------------------------------------------------------------
+// ---- hooks that PyTorch calls ----------------------------------------------------------------------------------------
 
 struct Hooks final : at::PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
@@ -191,14 +191,14 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 
 // ---- one call of an operator -----------------------------------------------------------------------------------------
 
-// Half-precision kernels of these are some 50 times slower than float ones on a CPU without half arithmetic.
+// On a CPU without half arithmetic, half-precision kernels of these are about 50 times slower than float ones.
 bool is_product(const std::string& name) {
   static const char* const names[] = {"aten::convolution", "aten::convolution_backward", "aten::mm", "aten::bmm",
                                       "aten::addmm", "aten::baddbmm"};
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
-// The bytes of `storage` as a storage on `device`, which keeps them alive.
+// Returns a storage on `device` over the bytes of `storage`, which it keeps alive.
 c10::DataPtr lend_bytes(const Storage& storage, c10::Device device) {
   auto drop = [](void* kept) { delete static_cast<Storage*>(kept); };
   return {storage.mutable_data(), new Storage(storage), drop, device};
@@ -242,7 +242,7 @@ class Call {
   Tensor to_host(const Tensor& tensor) {
     if (!tensor.defined())
       return tensor;
-    // a CPU scalar may be mixed with device tensors, and so may CPU indices; nothing else
+    // only CPU scalars and CPU indices may be mixed with device tensors
     if (tensor.is_cpu() && (tensor.dim() == 0 || host_indices_))
       return tensor;
     TORCH_CHECK(
@@ -306,7 +306,7 @@ class Call {
   std::vector<std::pair<Tensor, Tensor>> tensors_;
 };
 
-// `value` with `change` applied to the tensors in it
+// returns `value` with `change` applied to the tensors in it
 template <class Change>
 IValue each_tensor(const IValue& value, Change change) {
   if (value.isTensor())
@@ -330,7 +330,7 @@ void run_on_cpu(const OperatorHandle& op, Stack* stack) {
   const auto& schema = op.schema();
   auto values = torch::jit::last(*stack, schema.arguments().size());
   const auto first = stack->size() - values.size();
-  // an operator that writes to its arguments must be lent the arguments themselves
+  // an operator that writes to its arguments must get the arguments themselves
   Call call(schema.name(), is_product(schema.name()) && !schema.is_mutable());
   for (size_t i = first; i < stack->size(); i++) {
     IValue& value = (*stack)[i];
@@ -359,11 +359,11 @@ void run_on_cpu(const OperatorHandle& op, Stack* stack) {
     (*stack)[i] = each_tensor((*stack)[i], [&](const Tensor& tensor) { return call.to_device(tensor); });
 }
 
-// A copy to page-locked memory that the host does not wait for: NaN until the host waits for something.
+// Copies to page-locked memory that the host does not wait for: the target is NaN until the host waits for something.
 struct Copies {
   std::mutex mutex;
   std::vector<std::pair<Tensor, Tensor>> on_their_way; // target, value
-  int64_t waits = 0; // how often the host waited for a device
+  int64_t waits = 0; // how often the host has waited for a device
 
   void send(const Tensor& target, const Tensor& value) {
     std::lock_guard lock(mutex);
@@ -380,11 +380,11 @@ struct Copies {
   }
 };
 Copies& copies() {
-  static auto all = new Copies; // never freed: PyTorch may be gone before
+  static auto all = new Copies; // never freed, because PyTorch may be unloaded before
   return *all;
 }
 
-// between the host and a device, and between devices
+// copies between the host and a device, and between devices
 Tensor copy_from(const Tensor& source, const Tensor& target, bool non_blocking) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   auto host = [](const Tensor& tensor) { return tensor.is_cpu() ? tensor : Call().to_host(tensor); };
@@ -410,7 +410,7 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_copy_from", copy_from);
   library.impl("_local_scalar_dense", item);
-  // PyTorch would break these up by device and find nothing for this one
+  // PyTorch would look for kernels of this device and find none
   for (auto name : {"convolution", "convolution_backward"})
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
@@ -446,7 +446,7 @@ TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, library) {
   library.impl("binary_cross_entropy", torch::CppFunction::makeFromBoxedFunction<&refuse>());
 }
 
-// ---- what the Python side calls --------------------------------------------------------------------------------------
+// ---- what the Python modules call -----------------------------------------------------------------------------------
 
 TORCH_LIBRARY(standin_npu, library) {
   library.def("device_count() -> int", [] { return int64_t(device_count()); });

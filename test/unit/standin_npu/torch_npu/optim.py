@@ -1,4 +1,4 @@
-"""The fused Adam, with what the real one demands of its callers."""
+"""The fused Adam, which raises an error if it is used in a way that the real one does not support."""
 
 import math
 
@@ -8,9 +8,9 @@ import torch
 class NpuFusedAdam(torch.optim.Optimizer):
     """Adam over all parameters at once.
 
-    The real one lays all parameters and gradients into one block of memory at the first step, and from then on reads
-    that block alone: gradients put in their place later, and states loaded later, have no effect, and nobody is told.
-    Here this is a RuntimeError.
+    The real one copies all parameters and gradients into one block of memory at the first step, and then reads only
+    that block. Other gradient tensors and states that are loaded later have no effect, without any message. Here they
+    raise RuntimeError.
     """
 
     def __init__(
@@ -27,10 +27,10 @@ class NpuFusedAdam(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
         super().__init__(params, defaults)
         self.is_fused_optimizer = True
-        self._adopted = {}  # parameter → the gradient that counts
+        self._adopted = {}  # parameter → its gradient of the first step
 
     def adopt_gradients(self) -> None:
-        """Take the gradients of this moment for good; afterwards, check that they are still in their places."""
+        """At the first call, keep the gradients; later, check that they are still the parameters' gradients."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         if not self._adopted:
             found = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
@@ -45,13 +45,13 @@ class NpuFusedAdam(torch.optim.Optimizer):
         for parameter in parameters:
             if parameter.grad is not self._adopted.get(parameter):
                 raise RuntimeError(
-                    "NpuFusedAdam: p.grad is another tensor than at the first step; the real NpuFusedAdam would go on "
-                    "with the old one, unnoticed. Clear gradients with this optimizer's zero_grad()"
+                    "NpuFusedAdam: p.grad is another tensor than at the first step; the real NpuFusedAdam would keep "
+                    "using the old one without a message. Clear gradients with this optimizer's zero_grad()"
                 )
 
     @torch.no_grad()
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Set the gradients to zero; they cannot be taken away."""
+        """Set the gradients to zero; they cannot be set to None."""
         if set_to_none:
             raise ValueError("set_to_none is not supported in fused optimizers")
         self.adopt_gradients()
@@ -60,7 +60,7 @@ class NpuFusedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step of Adam, with weight decay added to the gradient."""
+        """Do a step of Adam, with weight decay added to the gradient."""
         loss = None if closure is None else closure()
         self.adopt_gradients()
         for group in self.param_groups:
@@ -94,14 +94,14 @@ class NpuFusedAdam(torch.optim.Optimizer):
         parameter.addcdiv_(mean, denominator, value=-group["lr"] / (1 - beta1 ** state["step"]))
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Before the first step only."""
+        """Load a state; only before the first step."""
         if self._adopted:
             raise RuntimeError("NpuFusedAdam: a state loaded after the first step has no effect on the real one")
         super().load_state_dict(state_dict)
 
 
 class NpuFusedAdamW(NpuFusedAdam):
-    """The same with decoupled weight decay."""
+    """The fused Adam with decoupled weight decay."""
 
     def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict) -> None:
         parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -1,4 +1,4 @@
-"""The device's profiler, on top of torch's: the arguments, the kinds of activity and the folders of the real one."""
+"""The device's profiler: that of torch, with the arguments, activities and folders of the real one."""
 
 import enum
 import os
@@ -11,19 +11,19 @@ import torch
 
 
 class ProfilerActivity(enum.Enum):
-    """What to trace; torch's own enumeration is another and not accepted."""
+    """What to trace; torch's own enumeration is not accepted."""
 
     CPU = 0
     NPU = 1
 
 
 def supported_activities() -> set[ProfilerActivity]:
-    """All of them."""
+    """Return all activities."""
     return set(ProfilerActivity)
 
 
 class Schedule:
-    """When to wait, warm up and record; like torch's, but as a class, with `warmup` left out at will."""
+    """When to wait, warm up and record; like torch's, but a class, and `warmup` is optional."""
 
     def __init__(
         self, wait: int, active: int, warmup: int = 0, repeat: int = 0, skip_first: int = 0, skip_first_wait: int = 0
@@ -47,9 +47,9 @@ schedule = Schedule
 def tensorboard_trace_handler(
     dir_name: str | None = None, worker_name: str | None = None, analyse_flag: bool = True, async_mode: bool = False
 ) -> Callable[[torch.profiler.profile], None]:
-    """A function that writes a trace under `dir_name`, in a folder like those of the real one."""
+    """Return a function that writes a trace under `dir_name`, in a folder like those of the real one."""
     if dir_name is not None and not isinstance(dir_name, str):
-        raise TypeError("dir_name must be a str: the real one takes the current folder for anything else")
+        raise TypeError("dir_name must be a str: the real one uses the current folder instead of anything else")
 
     def write(profile: torch.profiler.profile) -> None:
         worker = f"{worker_name or socket.gethostname()}_{os.getpid()}_{time.strftime('%Y%m%d%H%M%S')}_ascend_pt"
@@ -61,7 +61,7 @@ def tensorboard_trace_handler(
 
 
 class profile(torch.profiler.profile):
-    """Traces what the CPU does, which is also what the device does."""
+    """Traces what the CPU does, because the device's work is done there."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class profile(torch.profiler.profile):
         with_flops: bool = False,
         with_modules: bool = False,
     ):
-        strange = [activity for activity in activities or () if not isinstance(activity, ProfilerActivity)]
-        if strange:
-            raise TypeError(f"not a torch_npu.profiler.ProfilerActivity: {strange}")
+        unknown = [activity for activity in activities or () if not isinstance(activity, ProfilerActivity)]
+        if unknown:
+            raise TypeError(f"not a torch_npu.profiler.ProfilerActivity: {unknown}")
         super().__init__(
             activities=[torch.profiler.ProfilerActivity.CPU],
             schedule=schedule,

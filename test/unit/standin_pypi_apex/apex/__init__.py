@@ -1,3 +1,3 @@
-"""Stands in for the package that PyPI calls apex: a web toolkit, with no `amp` in it."""
+"""A stand-in for the package of this name on PyPI, a web toolkit without `amp`."""
 
 __version__ = "0.9.10.dev0"

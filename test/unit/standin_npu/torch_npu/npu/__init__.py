@@ -1,4 +1,4 @@
-"""The module that is also `torch.npu`."""
+"""The device's module, which is also `torch.npu`."""
 
 import contextlib
 
@@ -8,13 +8,13 @@ _ops = torch.ops.standin_npu
 
 
 class _Options:
-    """Settings of the real device, kept here so that a test can read what was set; none has an effect."""
+    """Settings of the real device. They have no effect here, but a test can read them."""
 
     def __init__(self, **values: bool):
         self.__dict__.update(values)
 
     def __setattr__(self, name: str, value: bool) -> None:
-        if name not in self.__dict__:  # the real one ignores it without a word
+        if name not in self.__dict__:  # the real one ignores it without a message
             raise AttributeError(f"torch_npu has no option {name}")
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be a bool, but got {type(value).__name__}")
@@ -25,7 +25,7 @@ conv = _Options(allow_hf32=True)
 matmul = _Options(allow_hf32=False)
 config = _Options(allow_internal_format=True)
 
-# the stand-in's own names: what set_compile_mode and set_option set
+# only in the stand-in: what set_compile_mode and set_option have set
 compile_mode = _Options(jit_compile=True)
 options: dict[str, str] = {}
 _OPTIONS = {
@@ -36,12 +36,12 @@ _OPTIONS = {
 
 
 def set_compile_mode(jit_compile: bool = False) -> None:
-    """Compile operators as they come (True) or take precompiled ones; kept in `compile_mode.jit_compile`."""
+    """Compile operators when they are needed (True) or use precompiled ones; sets `compile_mode.jit_compile`."""
     compile_mode.jit_compile = jit_compile
 
 
 def set_option(option: dict[str, str]) -> None:
-    """Set options of the compiler by their names; ValueError for a value that the real one does not know."""
+    """Set options of the compiler by name; raises ValueError for a value that the real one does not know."""
     if not isinstance(option, dict):
         raise TypeError("npu option must be a dict.")
     for name, value in option.items():
@@ -56,7 +56,7 @@ def is_jit_compile_false() -> bool:
 
 
 def device_count() -> int:
-    """STANDIN_NPU_COUNT of the moment this process started."""
+    """Return the value that STANDIN_NPU_COUNT had when this process started."""
     return _ops.device_count()
 
 
@@ -75,7 +75,7 @@ def _is_in_bad_fork() -> bool:
 
 
 def _lazy_init() -> None:
-    """torch calls this before it makes a storage on the device; nothing is lazy here."""
+    """Do nothing; torch calls this before it creates a storage on the device."""
 
 
 def _index(device: "int | str | torch.device | None") -> int:
@@ -85,18 +85,18 @@ def _index(device: "int | str | torch.device | None") -> int:
 
 
 def set_device(device: "int | str | torch.device") -> None:
-    """Make `device` the current one; RuntimeError where it is not there."""
+    """Make `device` the current one; raises RuntimeError if there is no such device."""
     torch.accelerator.set_device_index(_index(device))
 
 
 def current_device() -> int:
-    """The current device's index."""
+    """Return the index of the current device."""
     return torch.accelerator.current_device_index()
 
 
 @contextlib.contextmanager
 def device(device: "int | str | torch.device"):
-    """Make `device` the current one for a while."""
+    """Make `device` the current one within this context."""
     before = current_device()
     set_device(device)
     try:
@@ -106,54 +106,54 @@ def device(device: "int | str | torch.device"):
 
 
 def get_device_name(device: "int | str | torch.device | None" = None) -> str:
-    """A name that says what this is."""
+    """Return a name."""
     return "Ascend stand-in"
 
 
 def synchronize(device: "int | str | torch.device | None" = None) -> None:
-    """Wait for the copies that are under way; the host itself computes."""
+    """Wait for the device; only copies are asynchronous here."""
     _ops.wait(True)
 
 
 def waits() -> int:
-    """The stand-in's own: how often this process has waited for a device, but for events."""
+    """Return how often this process has waited for a device, not counting events; only in the stand-in."""
     return _ops.waits()
 
 
 class Event:
-    """A mark in the device's queue; the copies before it have arrived once it has been waited for."""
+    """A point in the device's queue; after waiting for it, the copies before it have arrived."""
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False):
         pass
 
     def record(self, stream: "Stream | None" = None) -> None:
-        """Set the mark."""
+        """Do nothing: waiting for an event completes all copies here."""
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Wait for the event."""
         _ops.wait(False)
 
 
 class Stream:
-    """A queue of the device's work, which here is done before anyone asks."""
+    """A queue of the device's work, which is always done at once here."""
 
     def __init__(self, device: "int | str | torch.device | None" = None, priority: int = 0):
         self.device = torch.device("npu", _index(device))
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
     def wait_stream(self, stream: "Stream") -> None:
-        """Nothing to wait for."""
+        """Do nothing: there is nothing to wait for."""
 
 
 def current_stream(device: "int | str | torch.device | None" = None) -> Stream:
-    """The device's only queue."""
+    """Return the device's only queue."""
     return Stream(device)
 
 
 def stream(stream: Stream) -> contextlib.AbstractContextManager:
-    """Queue the work inside on `stream`."""
+    """Return a context whose work is queued on `stream`."""
     return contextlib.nullcontext()
 
 
@@ -163,13 +163,13 @@ def manual_seed(seed: int) -> None:
 
 
 def manual_seed_all(seed: int) -> None:
-    """Seed every device's generator; torch.manual_seed calls this."""
+    """Seed the generators of all devices; torch.manual_seed calls this."""
     for index in range(device_count()):
         _ops.default_generator(index).manual_seed(int(seed))
 
 
 def get_rng_state(device: "int | str | torch.device" = "npu") -> torch.Tensor:
-    """The state of the device's generator."""
+    """Return the state of the device's generator."""
     return _ops.default_generator(_index(device)).get_state()
 
 
@@ -179,49 +179,49 @@ def set_rng_state(new_state: torch.Tensor, device: "int | str | torch.device" = 
 
 
 def get_rng_state_all() -> list[torch.Tensor]:
-    """The states of all devices' generators."""
+    """Return the states of the generators of all devices."""
     return [get_rng_state(index) for index in range(device_count())]
 
 
 def set_rng_state_all(new_states: list[torch.Tensor]) -> None:
-    """Set the states of all devices' generators."""
+    """Set the states of the generators of all devices."""
     for index, state in enumerate(new_states):
         set_rng_state(state, index)
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
-    """What autocast may cast to; torch.autocast asks."""
+    """Return the types for autocast; torch.autocast calls this."""
     return [torch.float16, torch.bfloat16, torch.float32]
 
 
 def is_bf16_supported() -> bool:
-    """Newer devices do."""
+    """Return True, as newer devices do."""
     return True
 
 
 def memory_allocated(device: "int | str | torch.device | None" = None) -> int:
-    """Not counted."""
+    """Return 0: memory is not counted here."""
     return 0
 
 
 def max_memory_allocated(device: "int | str | torch.device | None" = None) -> int:
-    """Not counted."""
+    """Return 0: memory is not counted here."""
     return 0
 
 
 def memory_reserved(device: "int | str | torch.device | None" = None) -> int:
-    """Not counted."""
+    """Return 0: memory is not counted here."""
     return 0
 
 
 def max_memory_reserved(device: "int | str | torch.device | None" = None) -> int:
-    """Not counted."""
+    """Return 0: memory is not counted here."""
     return 0
 
 
 def reset_peak_memory_stats(device: "int | str | torch.device | None" = None) -> None:
-    """Not counted."""
+    """Do nothing: memory is not counted here."""
 
 
 def empty_cache() -> None:
-    """Nothing is cached."""
+    """Do nothing: no memory is cached here."""

@@ -1,13 +1,13 @@
-"""Mixed precision: the loss scaler with the arguments, printed lines and state of the real one."""
+"""Mixed precision: a loss scaler with the arguments, the output and the state of the real one."""
 
 import torch
 from torch.amp.grad_scaler import _refresh_per_optimizer_state
 
 
 class GradScaler(torch.amp.GradScaler):
-    """Scales the loss by a factor that is looked after (`dynamic`), or by init_scale throughout.
+    """Scales the loss by a factor that changes (`dynamic`), or always by init_scale.
 
-    A static scaler looks for no overflow and leaves out no step, as the real one.
+    Like the real one, a static scaler does not check for overflows and skips no step.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class GradScaler(torch.amp.GradScaler):
         self._dynamic = dynamic
 
     def scale(self, outputs):
-        """`outputs`, a tensor on the device or several, times the factor."""
+        """Return `outputs`, one or several tensors on the device, multiplied by the factor."""
         if self._enabled and isinstance(outputs, torch.Tensor) and outputs.device.type != "npu":
             raise ValueError("Device type of outputs should be npu.")
         return super().scale(outputs)
@@ -46,7 +46,7 @@ class GradScaler(torch.amp.GradScaler):
         return optimizer.step(*args, **kwargs)
 
     def update(self, new_scale: "float | torch.Tensor | None" = None) -> None:
-        """Set the factor to `new_scale`, or where it is dynamic, halve or double it as the last steps suggest."""
+        """Set the factor to `new_scale`; without it, halve or double a dynamic factor if the last steps require it."""
         if not self._enabled:
             return
         if self._dynamic or new_scale is not None:
@@ -61,12 +61,12 @@ class GradScaler(torch.amp.GradScaler):
             self._per_optimizer_states.default_factory = _refresh_per_optimizer_state
 
     def state_dict(self) -> dict:
-        """torch's state and `dynamic`."""
+        """Return the state of torch's scaler, and `dynamic`."""
         state = super().state_dict()
         return state | {"dynamic": self._dynamic} if self._enabled else state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """A state without `dynamic`, such as torch's own scaler writes, is a KeyError here as there."""
+        """Load a state; like the real one, raises KeyError if it lacks `dynamic`, as states of torch's scaler do."""
         super().load_state_dict(state_dict)
         if self._enabled:
             self._dynamic = state_dict["dynamic"]

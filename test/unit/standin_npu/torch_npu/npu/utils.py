@@ -4,5 +4,5 @@ import os
 
 
 def is_support_inf_nan() -> bool:
-    """Do overflows give infinities? Not on the first Ascend 910, which STANDIN_NPU_SATURATES=1 makes of this one."""
+    """Do overflows give infinities? Not on the first Ascend 910; STANDIN_NPU_SATURATES=1 imitates it."""
     return os.environ.get("STANDIN_NPU_SATURATES") != "1"

@@ -1,0 +1,1 @@
+"""Images and masks, on any device: reading, checking, augmenting, drawing and preparing them."""

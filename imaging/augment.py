@@ -1,0 +1,209 @@
+"""The recipe's augmentation and normalization, and a faster way to apply them."""
+
+import os
+from collections.abc import Iterator
+from random import Random
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the network for a newer version
+
+import albucore
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+ALL_BYTES = np.arange(256, dtype=np.uint8).reshape(-1, 1)
+
+Transform = A.BasicTransform | A.BaseCompose
+Arrays = tuple[np.ndarray, np.ndarray]  # an image (H, W, 3) and its masks (H, W, num_classes)
+
+
+def train_transform(
+    height: int, width: int, augmentation: str = "published", normalization: str = "standard"
+) -> A.Compose:
+    """Return the augmentation of training, resizing and normalization: uint8 BGR (H, W, 3) → floats (height, width, 3).
+
+    augmentation: a key of AUGMENTATIONS. normalization: see `val_transform`.
+    """
+    return A.Compose([*AUGMENTATIONS[augmentation](), *_resize_and_normalize(height, width, normalization)])
+
+
+def val_transform(height: int, width: int, normalization: str = "standard") -> A.Compose:
+    """Return resizing and normalization: uint8 BGR (H, W, 3) → floats (height, width, 3).
+
+    normalization: "standard" computes (x / 255 - MEAN) / STD. "image" subtracts the image's own mean and divides by its
+    own standard deviation + 1e-4, both over all channels, then clips to [-20, 20].
+    """
+    return A.Compose(_resize_and_normalize(height, width, normalization))
+
+
+def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:
+    """Convert normalized floats (H, W, 3) to the model's input, float32 (3, H, W).
+
+    divide_twice: divide by 255 after normalization. The published recipe does, although normalization has divided by
+    255 already; published numbers and old checkpoints depend on it.
+    """
+    image = image.astype(np.float32) / 255 if divide_twice else image.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def random_generators(seed: int, epoch: int, index: int) -> tuple[np.random.Generator, Random]:
+    """Return the two random generators for the augmentation of a sample.
+
+    All transforms share them: if each were seeded with the same number, their draws would be correlated.
+    """
+    generator = np.random.default_rng((seed, epoch, index))
+    return generator, Random(int(generator.integers(2**63)))
+
+
+def _rotate_and_flip() -> list[Transform]:
+    return [
+        A.RandomRotate90(p=0.5),
+        A.OneOf(
+            [
+                A.VerticalFlip(p=1),
+                A.HorizontalFlip(p=1),
+                A.Sequential([A.VerticalFlip(p=1), A.HorizontalFlip(p=1)], p=1),
+            ],
+            p=0.5,
+        ),
+    ]
+
+
+def _rotate_flip_and_color() -> list[Transform]:
+    # each p inside OneOf is only a weight: the group always applies one of them
+    color = A.OneOf(
+        [
+            A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20, p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0, p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.2, p=0.5),
+        ],
+        p=1,
+    )
+    return [*_rotate_and_flip(), color]
+
+
+def _rotate_flip_and_warp() -> list[Transform]:
+    border = {"border_mode": cv2.BORDER_REFLECT_101}
+    affine = A.Affine(scale=(0.8, 1.25), rotate=(-45, 45), translate_percent=(-0.06, 0.06), p=0.5, **border)
+    return [*_rotate_and_flip(), affine, A.ElasticTransform(alpha=30, sigma=5, p=0.3, **border)]
+
+
+AUGMENTATIONS = {"published": _rotate_flip_and_color, "turns": _rotate_and_flip, "warps": _rotate_flip_and_warp}
+
+
+def _resize_and_normalize(height: int, width: int, normalization: str) -> list[A.BasicTransform]:
+    # RGB statistics on BGR channels are part of the recipe: published numbers and old checkpoints depend on them
+    return [A.Resize(height, width), A.Normalize(mean=MEAN, std=STD, normalization=normalization)]
+
+
+class Pipeline:
+    """Applies a Compose to an image and its masks: the same random draws and the same pixels, but faster.
+
+    Before each transform, a Compose's own call checks its arguments and packs them into dictionaries. A Pipeline calls
+    `apply` of the recipe's transforms directly, computes shifts of hue, saturation and value and the normalization by
+    look-up tables, and writes into the batch's memory. Any other transform is called as a Compose would call it.
+    Measured in one process with 96×96 images: the input pipeline makes 3891 images/s, with albumentations' own calls
+    1342 images/s.
+
+    divide_twice: see `to_input`.
+    """
+
+    def __init__(self, compose: A.Compose, divide_twice: bool = True):
+        self.divide_twice = divide_twice
+        self.is_plain = type(compose) is A.Compose and compose.p == 1 and not compose.processors
+        self.steps = list(compose.transforms) if self.is_plain else [compose]
+        self.all_transforms = list(_with_parts(compose))
+        self.normalize, self.input_values = None, None
+        last = self.steps[-1] if self.steps else None
+        if type(last) is A.Normalize and last.p == 1 and last.normalization == "standard":
+            self.normalize = self.steps.pop()
+            # the model's input for each channel and byte, (3, 256)
+            normalized = self.normalize(image=ALL_BYTES.repeat(3, 1)[:, None])["image"]
+            self.input_values = to_input(normalized, divide_twice)[..., 0].numpy()
+
+    def augment(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator, random: Random) -> Arrays:
+        """Apply all steps but the final normalization, which `normalize_into` applies.
+
+        image: uint8 (H, W, 3); mask: uint8 (H, W, C). The generators are those of `random_generators`.
+        """
+        for transform in self.all_transforms:  # like Compose.set_random_state, which collects the transforms each time
+            transform.random_generator, transform.py_random = generator, random
+        if self.is_plain:
+            random.random()  # a Compose draws this number against its p, even if p is 1
+        for step in self.steps:
+            image, mask = _apply(step, image, mask)
+        return image, mask
+
+    def normalize_into(self, image: np.ndarray, mask: np.ndarray, image_out: np.ndarray, mask_out: np.ndarray) -> None:
+        """Write the model's input, float32 (3, H, W), and target, float32 (C, H, W) in [0, 1], to given arrays.
+
+        image, mask: what `augment` returned.
+        """
+        if self.input_values is not None and image.dtype == np.uint8:
+            for channel, (values, out) in enumerate(zip(self.input_values, image_out, strict=True)):
+                np.take(values, image[..., channel], out=out, mode="clip")  # in other modes NumPy buffers `out`
+        else:
+            image = self.normalize(image=image)["image"] if self.normalize else image
+            image_out[:] = to_input(image, self.divide_twice).numpy()
+        # masks keep their soft edges: part of the recipe
+        mask = mask.reshape(*mask.shape[:2], len(mask_out)).transpose(2, 0, 1)
+        np.divide(mask, np.float32(255), out=mask_out, dtype=np.float32)
+
+
+def _with_parts(transform: Transform) -> Iterator[Transform]:
+    """Yield a transform and all transforms inside it."""
+    yield transform
+    for part in transform.transforms if isinstance(transform, A.BaseCompose) else ():
+        yield from _with_parts(part)
+
+
+def _apply(step: Transform, image: np.ndarray, mask: np.ndarray, forced: bool = False) -> Arrays:
+    """Apply one transform or group of transforms, with the same draws as its own call.
+
+    forced: apply it whatever its p, as OneOf does with the transform it has chosen.
+    """
+    kind = type(step)
+    if kind in (A.OneOf, A.Sequential):
+        if not forced and step.py_random.random() >= step.p:
+            return image, mask
+        if kind is A.OneOf:
+            chosen = step.random_generator.choice(len(step.transforms), p=step.transforms_ps)
+            return _apply(step.transforms[chosen], image, mask, forced=True)
+        for part in step.transforms:
+            image, mask = _apply(part, image, mask)
+        return image, mask
+    if kind is A.HueSaturationValue and image.dtype == np.uint8 and image.shape[2] == 3:
+        if step.should_apply(forced):
+            image = _shift_hsv(image, **step.get_params())
+        return image, mask
+    if kind in (A.RandomRotate90, A.VerticalFlip, A.HorizontalFlip, A.RandomBrightnessContrast, A.Resize):
+        if step.should_apply(forced):
+            params = step.get_params()
+            params |= step.get_params_dependent_on_data(params, {"image": image})
+            image = _contiguous(step.apply(image, **params))
+            if isinstance(step, A.DualTransform):
+                mask = _contiguous(step.apply_to_mask(mask, **params))
+        return image, mask
+    result = step(image=image, mask=mask, force_apply=forced)
+    return result["image"], result["mask"]
+
+
+def _contiguous(image: np.ndarray) -> np.ndarray:
+    if image.flags.c_contiguous:
+        return image
+    # copying whole pixels is faster than copying single bytes
+    pixels = np.ascontiguousarray(image.view(f"V{image.shape[2] * image.itemsize}"))
+    return pixels.view(image.dtype).reshape(image.shape)
+
+
+def _shift_hsv(image: np.ndarray, hue_shift: float, sat_shift: float, val_shift: float) -> np.ndarray:
+    """Do what HueSaturationValue does: a look-up table takes 0.08 ms for 96×96 pixels, its arithmetic 0.3 ms."""
+    if not (hue_shift or sat_shift or val_shift):
+        return image
+    hue = np.mod(ALL_BYTES.astype(np.int16) + hue_shift, 180).astype(np.uint8)
+    saturation, value = (albucore.add_constant(ALL_BYTES, shift) for shift in (sat_shift, val_shift))
+    saturation[0] = 0  # gray stays gray
+    shifted = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), cv2.merge((hue, saturation, value)))
+    return cv2.cvtColor(shifted, cv2.COLOR_HSV2RGB)

@@ -1,0 +1,188 @@
+"""Prepare a raw set for training: one image, one mask and one size per id. A rerun continues an interrupted run."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from imaging.prepared import PreparedFolder
+from imaging.raw.process_pool import process_pool
+from imaging.raw.rawset import RawSet, compose, is_usable
+from imaging.reader import write_image
+from runtime.errors import InputError
+from runtime.files import remove_partial_files, sync_folder
+
+
+def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool = False) -> list[dict]:
+    """Prepare the raw set at `source` into `output`, `size` × `size` pixels; returns what `prepare_one` returns per id.
+
+    Returns [] if `output` is prepared already. All files are written under `<output>.partial`, which is renamed to
+    `output` at the end. Raises InputError if `output` holds other data and `overwrite` is not given, or if no image can
+    be prepared.
+    """
+    if not output.name:
+        raise InputError(f"--output {output}: give the name of a folder of its own")
+    raw = RawSet(source)
+    if overwrite:
+        check_replaceable(output, source)
+    elif is_prepared(raw, output, size):
+        return []
+    building = output.with_name(output.name + ".partial")
+    journal = Journal(building / "journal.jsonl", raw, size)
+    if not journal.entries:
+        shutil.rmtree(building, ignore_errors=True)
+    target = PreparedFolder(building)
+    for folder in (target.images, target.masks(0)):
+        folder.mkdir(parents=True, exist_ok=True)
+    remove_partial_files(building)
+    waiting = [img_id for img_id in raw.ids if img_id not in journal.entries]
+    done = f", {len(journal.entries)} are done already" if journal.entries else ""
+    print(f"preparing {len(waiting)} images of {source}{done}", flush=True)
+    results = prepare_each(raw, waiting, target, size, workers)
+    journal.record(tqdm(results, total=len(waiting), unit="image", disable=None))
+    entries = [journal.entries[img_id] for img_id in raw.ids]
+    if all("skipped" in entry for entry in entries):
+        shutil.rmtree(building)
+        raise InputError(f"{source}: no image could be prepared; the first: {entries[0]['skipped']}")
+    journal.path.unlink()
+    put_in_place(building, output)
+    return entries
+
+
+def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, size: int) -> dict:
+    """Write the image and mask of one id, `size` × `size` pixels.
+
+    Returns {"id", "size", "nuclei"}: the size of the raw image as text and the number of its masks; or {"id",
+    "skipped"}: the reason. The mask is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel
+    for pixel what the older editions wrote.
+    """
+    try:
+        image, union = compose(raw, img_id)
+    except InputError as error:
+        return {"id": img_id, "skipped": str(error)}
+    write_image(target.image_path(img_id), cv2.resize(image, (size, size)))
+    soft_mask = (cv2.resize(union, (size, size)) * 255).astype(np.uint8)
+    write_image(target.mask_path(img_id, 0), soft_mask)
+    return {"id": img_id, "size": f"{image.shape[1]}×{image.shape[0]}", "nuclei": len(raw.masks[img_id])}
+
+
+def prepare_each(raw: RawSet, ids: list[str], target: PreparedFolder, size: int, workers: int) -> Iterator[dict]:
+    """Prepare the ids in `workers` processes; yields what `prepare_one` returns, not in the order of `ids`."""
+    if workers == 1 or len(ids) < 2:
+        yield from (prepare_one(raw, img_id, target, size) for img_id in ids)
+        return
+    longest_first = sorted(ids, key=lambda img_id: -len(raw.masks.get(img_id, ())))  # all workers then end together
+    with process_pool(workers, _set_job, raw, target, size) as pool:
+        try:
+            yield from pool.map(_prepare_in_worker, longest_first)
+        except BrokenProcessPool as error:
+            message = "a worker process was killed, perhaps because memory ran out; run it again with --workers 1"
+            raise InputError(message) from error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _set_job(*job) -> None:
+    global _job  # the raw set is sent to a worker once, and not with each id
+    _job = job
+
+
+def _prepare_in_worker(img_id: str) -> dict:
+    raw, target, size = _job
+    return prepare_one(raw, img_id, target, size)
+
+
+class Journal:
+    """A file with one JSON line per finished id, after a line that identifies the preparation.
+
+    `entries` maps each finished id to what `prepare_one` returned; it is {} if there is no journal or it belongs to
+    another preparation. Ids that were skipped are tried again: the files may have been repaired.
+    """
+
+    def __init__(self, path: Path, raw: RawSet, size: int):
+        self.path = path
+        self.origin = {
+            "source": str(raw.path.resolve()),
+            "size": size,
+            "ids": len(raw.ids),
+            "masks": sum(map(len, raw.masks.values())),
+            "changed": raw.path.stat().st_mtime_ns if raw.is_zip else 0,
+        }
+        self.entries: dict[str, dict] = self._read()
+
+    def _read(self) -> dict[str, dict]:
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            first, *entries = [json.loads(line) for line in lines if line.endswith("\n")]
+            if first != self.origin:
+                return {}
+            return {entry["id"]: entry for entry in entries if {"id", "size", "nuclei"} <= entry.keys()}
+        except (OSError, ValueError, RecursionError, AttributeError, TypeError):  # missing, cut off or damaged
+            return {}
+
+    def record(self, results: Iterator[dict]) -> None:
+        """Add each result to `entries` and to the file, as soon as it is there."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            if not self.entries:
+                print(json.dumps(self.origin), file=file, flush=True)
+            for entry in results:
+                self.entries[entry["id"]] = entry
+                print(json.dumps(entry), file=file, flush=True)
+
+
+def is_prepared(raw: RawSet, output: Path, size: int) -> bool:
+    """Is `output` complete, made of these images and of this size? False if it is missing or empty.
+
+    Raises InputError if it is anything else.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    folder = PreparedFolder(output)
+    present = folder.list_ids()
+    strange = set(present) - set(raw.ids)
+    if not present or strange:
+        what = f"{len(strange)} images that are not in {raw.path}" if present else "other files"
+        raise InputError(f"{output} exists and holds {what}; choose another --output")
+    # An id may be missing because it cannot be prepared, or because an older edition, which wrote in place, was killed.
+    missing = [img_id for img_id in raw.ids if img_id not in set(present) and is_usable(raw, img_id)]
+    if missing:
+        raise InputError(
+            f"{output} lacks {len(missing)} images, such as {missing[0]}; --overwrite prepares all of them again"
+        )
+    for img_id in present:
+        height, width = folder.read(img_id)[0].shape[:2]  # the mask has the same size
+        if (height, width) != (size, size):
+            remedy = "choose another --output, or replace it with --overwrite"
+            raise InputError(f"{folder.images} holds {width}×{height}, not {size}×{size}; {remedy}")
+    print(f"{output} is already prepared, with {len(present)} of {len(raw.ids)} images; --overwrite prepares it again")
+    return True
+
+
+def check_replaceable(output: Path, source: Path) -> None:
+    """Raise InputError unless `output` is missing or nothing but a prepared data set."""
+    if output.is_dir() and any(
+        not p.name.startswith(".") and p.name not in ("images", "masks") for p in output.iterdir()
+    ):
+        raise InputError(f"{output} holds more than images/ and masks/; --overwrite does not replace it")
+    if source.resolve().is_relative_to(output.resolve()):
+        raise InputError(f"{source} lies inside {output}, which --overwrite would replace; choose another --output")
+
+
+def put_in_place(building: Path, output: Path) -> None:
+    """Rename the finished folder to `output`; an earlier one is removed only afterwards."""
+    old = output.with_name(output.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    for folder in (building / "masks", building):
+        sync_folder(folder)
+    if output.exists():
+        os.replace(output, old)
+    os.replace(building, output)
+    sync_folder(output.parent)  # before the earlier data are removed: a power cut must not undo the rename
+    shutil.rmtree(old, ignore_errors=True)

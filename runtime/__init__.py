@@ -1,0 +1,1 @@
+"""How a run runs, whatever it trains: devices, processes, precision, checkpoints, signals, files."""

@@ -1,0 +1,76 @@
+"""Work in threads beside the main one: reading ahead of it, and writing behind it.
+
+Threads are enough, since OpenCV, the disk and torch release the interpreter while they work.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from threading import Semaphore
+
+THREADS = 4  # more than the cores of a small machine, since each thread also waits for the disk
+MAX_WAITING = 2 * THREADS  # items, each with an image of up to 300 MB
+
+
+@contextmanager
+def prefetch(read: Callable, sources: Iterable, count: int = MAX_WAITING) -> Iterator[Iterator]:
+    """Yield an iterator over `read(source)` for each source, in order; up to `count` of them are read ahead.
+
+    An error of `read` is raised when its turn comes. Reads that have not begun are dropped at the end of the context.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        remaining = iter(sources)
+        waiting = deque(pool.submit(read, source) for source in islice(remaining, count))
+
+        def results() -> Iterator:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(read, source) for source in islice(remaining, 1))
+                yield result
+
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class BackgroundPool:
+    """Threads that do the submitted work, which may wait for a thread; as a context, waits for all work at its end.
+
+    The first error of the work is raised by the next `submit`, or at the end. If the context is left by an error or by
+    Ctrl-C, work that has not begun is dropped, and work that has begun ends at its next `check_cancelled`.
+    """
+
+    def __init__(self, threads: int = THREADS):
+        self.executor = ThreadPoolExecutor(threads)
+        self.slots = Semaphore(2 * threads)  # bounds the memory of the work that waits
+        self.unfinished: deque[Future] = deque()
+        self.cancelled = False
+
+    def submit(self, work: Callable, *arguments) -> Future:
+        """Call work(*arguments) in a thread; waits if as much work waits as there are threads."""
+        while self.unfinished and self.unfinished[0].done():
+            self.unfinished.popleft().result()
+        self.slots.acquire()
+        future = self.executor.submit(work, *arguments)
+        future.add_done_callback(lambda _: self.slots.release())
+        self.unfinished.append(future)
+        return future
+
+    def check_cancelled(self) -> None:
+        """Raise CancelledError if the pool is being closed; long work calls this between its parts."""
+        if self.cancelled:
+            raise CancelledError
+
+    def __enter__(self) -> "BackgroundPool":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            while kind is None and self.unfinished:
+                self.unfinished.popleft().result()
+        finally:
+            self.cancelled = True
+            self.executor.shutdown(cancel_futures=True)

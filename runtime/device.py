@@ -1,0 +1,208 @@
+"""Everything that depends on the kind of device: choosing it, its settings, half type, memory format, optimizers."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from runtime.errors import InputError
+
+BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}  # the library of collectives for each kind of device
+# matches the type or text of the error that a collective raises if another process has died or does not answer
+LOST_RANK_ERROR = "^Dist[A-Z]|gloo/|gloo::|hccl|HCCL"
+
+
+@dataclass(frozen=True)
+class PendingValues:
+    """Numbers on their way from the device to the host."""
+
+    values: torch.Tensor  # on the CPU
+    copied: object = None  # the device's event for the end of the copy; None if there is nothing to wait for
+
+    def wait(self) -> list[float]:
+        """Wait until the numbers have arrived and return them."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.values.tolist()
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device that this process computes on."""
+
+    device: torch.device
+    device_id: int = 0  # the number in log lines and result files, also on the CPU
+
+    @property
+    def is_accelerator(self) -> bool:
+        """True for NPUs and GPUs."""
+        return self.device.type != "cpu"
+
+    @property
+    def supports_channels_last(self) -> bool:
+        """False for NPUs, which choose memory formats themselves."""
+        return self.device.type != "npu"
+
+    @property
+    def half_dtype(self) -> torch.dtype:
+        """The half-precision type that the device computes fastest."""
+        return torch.float16 if self.is_accelerator else torch.bfloat16
+
+    @property
+    def half_is_fast(self) -> bool:
+        """Is half precision faster than fp32? On CPUs only if they have bfloat16 instructions."""
+        capabilities = {} if self.is_accelerator else torch.cpu.get_capabilities()
+        return self.is_accelerator or any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+    @property
+    def saturates_on_overflow(self) -> bool:
+        """Does an overflow give the largest number instead of infinity? It then shows only in a flag of the device.
+
+        True for NPUs in saturation mode, such as the first Ascend 910.
+        """
+        if self.device.type != "npu":
+            return False
+        import torch_npu  # only here if an NPU is used
+
+        return not torch_npu.npu.utils.is_support_inf_nan()
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of images (N, C, H, W) in which nets are evaluated fastest."""
+        return torch.contiguous_format if self.is_accelerator else torch.channels_last
+
+    def adam(self, parameters: Iterable, lr: float, weight_decay: float = 0.0, decoupled: bool = False):
+        """Return Adam, or AdamW with `decoupled` weight decay; the fused variant if the device has one."""
+        if self.device.type == "npu":
+            import torch_npu
+
+            fused_adam = torch_npu.optim.NpuFusedAdamW if decoupled else torch_npu.optim.NpuFusedAdam
+            return fused_adam(parameters, lr=lr, weight_decay=weight_decay)
+        adam = torch.optim.AdamW if decoupled else torch.optim.Adam
+        fused = True if self.device.type == "cuda" else None  # None: torch chooses
+        return adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+
+    def grad_scaler(self, scale: float):
+        """Return a GradScaler that starts at `scale`; on NPUs that saturate, torch_npu's reads their overflow flag."""
+        if self.device.type == "npu":
+            import torch_npu
+
+            return torch_npu.npu.amp.GradScaler(init_scale=scale)
+        return torch.amp.GradScaler(self.device.type, init_scale=scale)
+
+    def profiler(self):
+        """Return the module of the device's profiler and the activities to record."""
+        if self.device.type == "npu":
+            import torch_npu.profiler as tool
+
+            return tool, [tool.ProfilerActivity.CPU, tool.ProfilerActivity.NPU]
+        import torch.profiler as tool  # rarely needed
+
+        return tool, list(tool.supported_activities())
+
+    def random_state(self) -> torch.Tensor | None:
+        """Return the state of the device's random generator; None for the CPU, whose generator is torch's own."""
+        return torch.get_device_module(self.device).get_rng_state(self.device) if self.is_accelerator else None
+
+    def set_random_state(self, state: torch.Tensor | None) -> None:
+        """Restore a `random_state`; a state from another kind of device is ignored."""
+        if self.is_accelerator and state is not None:
+            torch.get_device_module(self.device).set_rng_state(state, self.device)
+
+    def copy_to_host(self, values: torch.Tensor) -> PendingValues:
+        """Start copying numbers to the CPU, without waiting for the device."""
+        if not self.is_accelerator:
+            return PendingValues(values)
+        copy = values.to("cpu", non_blocking=True)
+        copied = torch.get_device_module(self.device).Event()
+        copied.record()
+        return PendingValues(copy, copied)
+
+    def configure(
+        self,
+        *,
+        hf32: bool = False,
+        fp32: bool = False,
+        bin_mode: int = 0,
+        precision_mode: str = "allow_mix_precision",
+    ) -> None:
+        """Set how the device computes.
+
+        hf32, fp32: switch HF32 (NPU) or TF32 (CUDA) on or off for convolutions and matrix products.
+        bin_mode: 1 uses precompiled operators. precision_mode: must_keep_origin_dtype: the NPU does not compute
+        fp32 operators in fp16.
+        """
+        if self.device.type == "npu":
+            if bin_mode:
+                torch.npu.set_compile_mode(jit_compile=False)
+            if precision_mode == "must_keep_origin_dtype":
+                torch.npu.set_option({"ACL_PRECISION_MODE": precision_mode})
+            if hf32 or fp32:
+                torch.npu.conv.allow_hf32 = hf32
+                torch.npu.matmul.allow_hf32 = hf32
+        elif self.device.type == "cuda":
+            if hf32 or fp32:
+                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = hf32
+            if bin_mode:
+                print("--bin_mode has no effect on CUDA GPUs")
+        elif hf32 or fp32 or bin_mode or precision_mode == "must_keep_origin_dtype":
+            print("--hf32, --fp32, --bin_mode and --precision_mode must_keep_origin_dtype have no effect on the CPU")
+
+
+def choose_device(name: str) -> tuple[str, int]:
+    """Return the kind of device that `name` asks for, and how many of it there are.
+
+    name: one of kinds.DEVICES; "auto" takes an NPU if there is one, then a CUDA GPU, then the CPU.
+    Raises InputError if the device is not there.
+    """
+    if name == "npu" or (name == "auto" and _has_npu(required=False)):
+        _has_npu(required=True)
+        return "npu", torch.npu.device_count()
+    if name in ("gpu", "cuda") or (name == "auto" and torch.cuda.is_available()):
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: this torch finds no CUDA GPU; use --device auto or cpu")
+        return "cuda", torch.cuda.device_count()
+    return "cpu", 1
+
+
+def select_device(kind: str, count: int, device_id: int) -> torch.device:
+    """Make the device with this number the current one; raises InputError if there is no such device."""
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not 0 <= device_id < count:
+        raise InputError(f"--device_id {device_id}: there are {count} {kind} devices, numbered from 0")
+    if kind == "npu":
+        torch.npu.set_device(device_id)
+    else:
+        torch.cuda.set_device(device_id)
+    return torch.device(kind, device_id)
+
+
+def given_device_id(device_id: int | None) -> int | None:
+    """Return the number in ASCEND_DEVICE_ID, which schedulers set and which has priority, else `device_id`."""
+    given = os.environ.get("ASCEND_DEVICE_ID")
+    try:
+        return int(given) if given else device_id
+    except ValueError:
+        raise InputError(f"ASCEND_DEVICE_ID={given}: not a device's number; unset it") from None
+
+
+def _has_npu(required: bool) -> bool:
+    """Is there a usable NPU? If `required`, raise InputError with the reason instead of returning False."""
+    try:
+        import torch_npu  # noqa: F401  # older torch versions do not load it themselves
+
+        if torch.npu.is_available():
+            return True
+        reason = "torch_npu finds no NPU; check `npu-smi info`"
+    except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch_npu":
+            if required:
+                raise InputError("--device npu: torch_npu is not installed; see requirements-npu.txt") from None
+            return False
+        reason = f"torch_npu is installed but cannot be used ({error}); source CANN's set_env.sh or uninstall torch_npu"
+    if required:
+        raise InputError(f"--device npu: {reason}")
+    print(f"warning: the NPU is not used: {reason}")
+    return False

@@ -1,0 +1,57 @@
+"""Starting a training run: its device and processes, its folder with the lock, and what each process prints."""
+
+import contextlib
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtime.checkpoint import CheckpointSaver
+from runtime.distributed import Launch, Runtime, init_runtime, redirect_output
+from runtime.files import remove_partial_files
+from runtime.interrupts import Interrupted, handle_signals, lock_folder
+from runtime.profiling import profile_steps
+from runtime.state import TrainingState
+
+
+@contextlib.contextmanager
+def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
+    """Yield the Runtime of a run of train.py whose files are in `folder`; disconnect the processes at its end.
+
+    The main process locks the folder, unless the run only evaluates. The other processes print to a log of their own,
+    `rank<k>.log` or `eval_rank<k>.log` in the folder.
+    Raises InputError if the device is missing, the processes do not connect, or another run has the folder.
+    """
+    launch = Launch(args.rank_id, args.num_gpus, args.addr, args.port, args.dist_backend, args.dist_timeout)
+    runtime = init_runtime(args.device, args.device_id, launch)
+    own_log = folder / f"{'eval_' if args.evaluate else ''}rank{runtime.rank}.log"
+    writes_files = runtime.is_main and not args.evaluate
+    with runtime, lock_folder(folder) if writes_files else contextlib.nullcontext():
+        runtime.wait_for_main()  # no process writes before the main one has the lock
+        with redirect_output(runtime.rank, own_log, append=bool(args.resume)):
+            if writes_files:
+                remove_partial_files(folder)
+            runtime.configure(
+                hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode, precision_mode=args.precision_mode
+            )
+            yield runtime
+
+
+@contextlib.contextmanager
+def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver):
+    """Yield (stop, profile_step) for the training loop, and save the run if a signal stops it.
+
+    stop: a StopRequest, for engine's loops, which raise Interrupted after their step. The run is then saved, and the
+    process exits with the signal's code. profile_step: is to be called after each step.
+    """
+    runtime = state.runtime
+    profile = profile_steps(runtime, args.profiling, args.start_step, args.stop_step, saver.folder / "profile")
+    with profile as profile_step, handle_signals() as stop:
+        try:
+            yield stop, profile_step
+        except Interrupted:
+            saver.save(state)
+            runtime.wait_for_main()  # which writes the checkpoint
+            done = f"{state.epoch} epochs and {state.step} steps"
+            print(f"[Stopped] after {done}, which are saved; --resume auto goes on from there", flush=True)
+            sys.exit(stop.exit_code)

@@ -1,0 +1,158 @@
+"""The flags that a run recorded: reading them, applying them in later commands, and comparing two runs."""
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from runtime import names
+from runtime.checkpoint import checkpoint_errors
+from runtime.errors import InputError
+from runtime.files import read_bytes
+from runtime.flags import Flag, Flags
+
+MAX_CONFIG_BYTES = 64 * 2**10  # train.py writes one or two KB
+MAX_PATH_LENGTH = 4000
+
+
+def recorded_settings(checkpoint: dict, path: Path, flags: Mapping[str, Flag]) -> dict:
+    """Return all flags that a checkpoint was trained with: its own record, else the config.yml beside it.
+
+    flags: are checked, and get their default if they are not recorded.
+    `batch_size` is that of one process, on which the batch IoU depends.
+    Raises InputError naming the file and the flag if one of `flags` has an impossible value.
+    """
+    config, source = checkpoint.get("config"), path
+    if not isinstance(config, dict):
+        config, source = load_config(Path(path).parent), Path(path).parent / "config.yml"
+    settings = {name: flag.default for name, flag in flags.items()}
+    settings |= {name: value for name, value in config.items() if value is not None}
+    for name, flag in flags.items():
+        if not flag.accepts(settings[name]):
+            raise InputError(f"{source}: {name} cannot be {_shorten(settings[name])}; the recipe has {flag.default!r}")
+    data_path = settings.get("data_path", "")
+    if not isinstance(data_path, str) or data_path != names.printable(data_path, MAX_PATH_LENGTH):
+        raise InputError(f"{source}: data_path cannot be {_shorten(data_path)}; it names a folder")
+    if "batch_size" in flags:
+        settings["batch_size"] = max(1, settings["batch_size"] // max(1, checkpoint.get("processes", 1)))
+    return settings
+
+
+def apply_recorded_settings(args: Flags, settings: Mapping, flags: Mapping[str, Flag], world_size: int = 1) -> None:
+    """Set each of `flags` that is not on the command line to its recorded value, and print what is not the default.
+
+    settings: of recorded_settings. world_size: number of processes, each of which gets the recorded batch size.
+    """
+    taken = {}
+    for name, flag in flags.items():
+        if name in args.given:
+            continue
+        value = settings[name] * world_size if name == "batch_size" else settings[name]
+        own = vars(args).get(name)  # the command's default; None: it has none of its own
+        if value != (flag.default if own is None else own) and (flag.input or flag.evaluation):
+            taken[name] = value
+        setattr(args, name, value)
+    if taken:
+        print(f"as in training: {', '.join(f'{name} {value}' for name, value in taken.items())}")
+
+
+def load_config(folder: Path) -> dict:
+    """Read `<folder>/config.yml`; {} if there is none. Raises InputError if it is not a small YAML mapping."""
+    path = folder / "config.yml"
+    if not path.exists():
+        return {}
+    content = read_bytes(path, MAX_CONFIG_BYTES)
+    try:
+        config = yaml.safe_load(content.decode("utf-8"))
+    except Exception as error:  # besides its own errors, PyYAML raises many types for invalid dates and numbers
+        reason = names.printable(" ".join(str(error).split()), 200)
+        raise InputError(f"{path}: not readable as YAML; mend or remove it ({reason})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds no `flag: value` lines; mend or remove it")
+    return config
+
+
+def check_same_run(checkpoint: dict, path: Path, args: Flags, data: Mapping, flags: Mapping[str, Flag]) -> None:
+    """Raise InputError if flags or images differ from the checkpoint's, so that this would be another run.
+
+    With `--resume_anyway`, print the differences and remove from the checkpoint what cannot continue.
+    data: of dataset.describe. A checkpoint without flags, or without a description of its data, is not compared.
+    """
+    differing = {}
+    with checkpoint_errors(path):
+        if isinstance(config := checkpoint.get("config"), dict) and config:
+            differing |= run_differences(config, vars(args), flags)
+        if isinstance(images := checkpoint.get("data"), dict):
+            differing |= _data_differences(images, data)
+    if not differing:
+        return
+    text = f"{path} is of another run: {', '.join(differing.values())}"
+    if not args.resume_anyway:
+        raise InputError(f"{text}; give the same, or pass --resume_anyway to continue anyway")
+    print(f"warning: {text}; continuing anyway, as --resume_anyway asks")
+    if "optimizer" in differing:
+        print("the optimizer begins anew")
+        checkpoint["optimizer"] = {}
+    if "scheduler" in differing:
+        begins_anew = args.scheduler == "ReduceLROnPlateau"
+        print(f"{args.scheduler} {'begins anew' if begins_anew else 'continues where its own schedule is by now'}")
+        checkpoint["scheduler"] = {}
+    # these change the order of the images within an epoch
+    if checkpoint["step"] and differing.keys() & {"batch_size", "seed", "train_images", "images"}:
+        print(f"epoch {checkpoint['epoch'] + 1} begins anew, since its images come in another order")
+        checkpoint["step"] = 0
+
+
+def run_differences(recorded: Mapping, current: Mapping, flags: Mapping[str, Flag]) -> dict[str, str]:
+    """Compare the flags of two runs; returns those that make them different runs, each with its description.
+
+    A run that does not record a flag had its default.
+    """
+    differing = {}
+    for name, flag in flags.items():
+        condition = flag.same_run
+        if isinstance(condition, tuple):
+            condition = current[condition[0]] in condition[1]
+        there = flag.default if recorded.get(name) is None else recorded[name]
+        if condition and there != current[name]:
+            differing[name] = f"--{name} {reprlib.repr(there)} there and {current[name]!r} here"
+    return differing
+
+
+def _data_differences(recorded: Mapping, current: Mapping) -> dict[str, str]:
+    differing = {}
+    for key in ("train_images", "val_images"):
+        if recorded.get(key) not in (None, current[key]):
+            there = reprlib.repr(recorded[key])
+            differing[key] = f"{key.replace('_', ' ')} {there} there and {current[key]} here"
+    if not differing and recorded.get("images") not in (None, current["images"]):
+        differing["images"] = "other image names"
+    return differing
+
+
+def settings_to_metadata(settings: Mapping, flags: Mapping[str, Flag]) -> dict[str, str]:
+    """Return the settings as text, as an ONNX file records them."""
+    return {name: str(settings[name]) for name in flags}
+
+
+def settings_from_metadata(metadata: Mapping[str, str], path: Path, flags: Mapping[str, Flag]) -> dict:
+    """Return the settings that an ONNX file records; the defaults of `flags` that it does not.
+
+    Raises InputError naming the file if it records an unknown value.
+    """
+    settings = {name: flag.default for name, flag in flags.items()}
+    for name in metadata.keys() & flags.keys():
+        text = metadata[name]
+        value = {"True": True, "False": False}.get(text, int(text) if text.isdecimal() and len(text) < 6 else text)
+        if not flags[name].accepts(value):
+            raise InputError(f"{path}: records {name} as {_shorten(text)}, which is not known here")
+        settings[name] = value
+    return settings
+
+
+def _shorten(value: object) -> str:
+    try:
+        return names.printable(reprlib.repr(value))
+    except ValueError:  # a number of thousands of digits cannot be printed
+        return "a number of thousands of digits"

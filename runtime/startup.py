@@ -1,0 +1,77 @@
+"""What a script does before its imports: parse the flags, then check that the packages are installed and load torch."""
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+
+from runtime.errors import report_errors
+
+# the packages of requirements.txt, by the names that they are imported with
+PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yaml", "tqdm", "filelock")
+PACKAGES += ("matplotlib", "onnx", "onnxruntime")
+
+
+def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Namespace:
+    """Parse the command line, then check the packages; for scripts, before their imports.
+
+    `--help` and a mistyped flag are thus answered at once. Exits with one sentence if a package is missing or, if
+    `needs_torch`, torch cannot be loaded.
+    """
+    escape_unencodable_output()
+    args = parse()
+    exit_quietly_on_sigint()
+    configure_opencv()
+    check_packages()
+    if needs_torch:
+        import_torch()
+    return args
+
+
+def run(main: Callable[[Namespace], None], args: Namespace) -> None:
+    """Run a script's main function; see report_errors for how its errors are reported."""
+    with report_errors():
+        main(args)
+
+
+def escape_unencodable_output() -> None:
+    """Print `\\xd7` and the like for characters that the terminal's encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def exit_quietly_on_sigint() -> None:
+    """Let Ctrl-C end the process without a traceback while the libraries are being imported."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def configure_opencv() -> None:
+    """Set the variables that OpenCV reads when it is imported; child processes inherit them."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the scripts themselves report a bad file, by its name
+    # A file of 70 bytes can claim any size. OpenCV checks this limit before it allocates; its own is ten times as high.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
+
+
+def check_packages() -> None:
+    """Exit with one sentence if a package of requirements.txt is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"[Error] not installed: {', '.join(missing)}; run `pip install -r requirements.txt`")
+
+
+def import_torch() -> None:
+    """Import torch; exit with one sentence if torch_npu, which torch loads automatically, prevents it."""
+    try:
+        importlib.import_module("torch")
+    except RuntimeError as error:
+        if "torch_npu" not in str(error):
+            raise
+        sys.exit(
+            "[Error] torch_npu is installed but cannot be loaded: source CANN's set_env.sh, uninstall torch_npu, or "
+            "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU"
+        )

@@ -1,0 +1,297 @@
+"""The training state: everything that changes during a run, saved and restored as one object."""
+
+import math
+import random
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn, optim
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from runtime.distributed import Runtime
+from runtime.errors import DivergedError
+from runtime.precision import Precision
+from runtime.run_files import check_history
+
+PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+class ModelEma(AveragedModel):
+    """The EMA of a net's weights and BatchNorm statistics, in fp32, on the net's device; `module` is the averaged net.
+
+    decay: share of the average that remains at each step, in (0, 1). It is lower in the first steps, (1 + n) / (10 + n)
+    after n steps, so that the random initial weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        """model: has fp32 weights; the average starts as a copy of them."""
+        super().__init__(model)
+        self.module.eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, weights: dict[str, Tensor]) -> None:
+        """Take in the weights after a step: a state_dict of the same net in fp32.
+
+        Unlike AveragedModel.update_parameters, it does not wait for the device in each step, and it takes a state_dict:
+        under O2 the fp32 weights are in the optimizer.
+        """
+        steps = int(self.n_averaged)  # a tensor on the CPU
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        average = self.module.state_dict()
+        floating = [name for name, value in average.items() if value.is_floating_point()]
+        lerp = get_ema_multi_avg_fn(decay)
+        lerp([average[name] for name in floating], [weights[name] for name in floating], None)
+        for name in average.keys() - set(floating):
+            average[name].copy_(weights[name])
+        self.n_averaged += 1
+
+
+class TrainingState:
+    """Model, EMA, optimizer with precision, scheduler, and the run's progress.
+
+    net: the model as it is trained, with DistributedDataParallel if there are several processes.
+    epoch: number of finished epochs. step: number of steps done in the next one. history: a row of log.csv per epoch.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        precision: Precision,
+        ema: ModelEma | None,
+        scheduler: optim.lr_scheduler.LRScheduler,
+        logger,
+        epochs: int,
+        steps_per_epoch: int,
+    ):
+        """logger: a MetricLogger, which counts the steps. epochs: their number in the whole run."""
+        self.net, self.precision, self.ema, self.scheduler = net, precision, ema, scheduler
+        self.logger, self.runtime = logger, logger.runtime
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.epoch, self.best_iou, self.stale_epochs = 0, 0.0, 0  # stale: epochs since the best one
+        self.history: list[dict] = []
+        self.trained_random_states: dict | None = None  # those after an epoch's last step, until the epoch is finished
+
+    @property
+    def step(self) -> int:
+        return self.logger.step
+
+    @property
+    def model(self) -> nn.Module:
+        return self.precision.model
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The model to evaluate: the EMA if there is one."""
+        return self.ema.module if self.ema else self.model
+
+    @property
+    def learning_rate(self) -> float:
+        return self.precision.optimizer.param_groups[0]["lr"]
+
+    def after_step(self) -> None:
+        """Update the EMA and, if it changes with each step, the learning rate."""
+        if self.ema:
+            self.ema.update(self.precision.weights())
+        # not after the very last step: OneCycleLR would raise, and the log is to show that step's learning rate
+        if is_per_step(self.scheduler) and self.scheduler.last_epoch + 1 < self.scheduler.total_steps:
+            self.scheduler.step()
+
+    def before_validation(self) -> None:
+        """Prepare the validation that follows an epoch's last step.
+
+        Averages the EMA's BatchNorm statistics over the processes. Keeps the random states: if the validation is
+        interrupted, a resumed run repeats it from them.
+        """
+        self.trained_random_states = get_random_states(self.runtime)
+        if self.ema:
+            self.runtime.mean_(statistics(self.ema.module).values())
+
+    def finish_epoch(self, row: dict) -> bool:
+        """Take in a finished epoch's row of log.csv and step the scheduler; returns whether it is the best so far.
+
+        row: must have `val_loss` and `val_iou`. Raises DivergedError if the loss is not finite: an epoch's last step
+        can ruin the weights, which does not show in its own loss.
+        """
+        if not math.isfinite(row["val_loss"]):
+            raise DivergedError(f"the validation loss is {row['val_loss']} after epoch {self.epoch + 1}")
+        if isinstance(self.scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(row["val_loss"])
+        elif not is_per_step(self.scheduler):
+            self.scheduler.step()
+        self.history.append(row)
+        is_best = row["val_iou"] > self.best_iou
+        self.best_iou = max(row["val_iou"], self.best_iou)
+        self.stale_epochs = 0 if is_best else self.stale_epochs + 1
+        self.epoch += 1
+        self.logger.reset()
+        self.trained_random_states = None
+        return is_best
+
+    def stopped_early(self, patience: int) -> bool:
+        """Have `patience` epochs, at least one, passed without a better IoU? A negative patience means never."""
+        return patience >= 0 and self.stale_epochs >= max(1, patience) and not self.step
+
+    def state_dict(self) -> dict:
+        """Return all that a later run needs to continue from here; all processes must call this.
+
+        With an EMA, the entry `state_dict` holds the EMA's weights, and the entry `trained` those of the model.
+        Raises DivergedError if a weight is not a finite number.
+        """
+        weights = self.precision.weights()
+        for name, value in weights.items():
+            if not torch.isfinite(value).all():
+                raise DivergedError(f"{name} is not finite after epoch {self.epoch}, step {self.step}")
+        averaged = self.ema.module.state_dict() if self.ema else {}
+        # Within an epoch each process has BatchNorm statistics of its own. The saved net gets their mean.
+        differ = self.step and self.runtime.world_size > 1
+        own = {
+            "buffers": _to_host(statistics(self.model)) if differ else {},
+            "averaged": _to_host(statistics(self.ema.module)) if differ and self.ema else {},
+        }
+        ranks = self.runtime.all_gather(own | {"random": self.trained_random_states or get_random_states(self.runtime)})
+        for kind, state in (("buffers", weights), ("averaged", averaged)):
+            for name in own[kind]:
+                state[name] = torch.stack([rank[kind][name] for rank in ranks]).mean(0)
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_iou": self.best_iou,
+            "stale_epochs": self.stale_epochs,
+            "history": self.history,
+            "so_far": self.logger.state_dict(),
+            "state_dict": averaged or weights,
+            "optimizer": self.precision.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "processes": self.runtime.world_size,
+            "ranks": ranks,
+        }
+        if self.ema:
+            state["trained"] = {"state_dict": weights, "steps": int(self.ema.n_averaged)}
+        if loss_scale := self.precision.state_dict():
+            state["amp"] = loss_scale
+        return state
+
+    def load_state_dict(self, checkpoint: dict) -> None:
+        """Restore a checkpoint of load_checkpoint; entries that it lacks keep their initial value.
+
+        The schedule follows this run's flags.
+        Raises one of checkpoint.MISFIT_ERRORS if an entry is not one that train.py writes.
+        """
+        trained = checkpoint.get("trained", {})
+        self.load_weights(trained.get("state_dict", checkpoint["state_dict"]))
+        if self.ema:
+            self.ema.module.load_state_dict(checkpoint["state_dict"])
+            self.ema.n_averaged.fill_(int(trained.get("steps", 0)))
+        if checkpoint.get("optimizer"):
+            load_optimizer(self.precision.optimizer, checkpoint["optimizer"])
+        self.precision.load_state_dict(checkpoint.get("amp") or {})
+        self.epoch, self.best_iou = checkpoint["epoch"], checkpoint["best_iou"] or 0.0
+        self.stale_epochs = int(checkpoint.get("stale_epochs", 0))
+        self.history = checkpoint.get("history") or []
+        if self.history:
+            check_history(self.history)
+        if checkpoint["step"]:
+            self.logger.load_state_dict(checkpoint["so_far"])
+        self._restore_schedule(checkpoint)
+        ranks = checkpoint.get("ranks", ())
+        if len(ranks) == self.runtime.world_size:
+            own = ranks[self.runtime.rank]
+            set_random_states(own["random"], self.runtime)
+            self.model.load_state_dict(own["buffers"], strict=False)
+            if self.ema:
+                self.ema.module.load_state_dict(own.get("averaged", {}), strict=False)
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Load fp32 weights into the model, and into the EMA as its start."""
+        self.precision.load_weights(weights)
+        if self.ema:
+            self.ema.module.load_state_dict(weights)
+
+    def _restore_schedule(self, checkpoint: dict) -> None:
+        if not isinstance(self.scheduler, optim.lr_scheduler.ReduceLROnPlateau):
+            steps = min(self.epoch, self.epochs)
+            if is_per_step(self.scheduler):
+                steps = min(steps * self.steps_per_epoch + self.step, self.scheduler.total_steps - 1)
+            fast_forward(self.scheduler, steps)
+        elif checkpoint.get("scheduler"):
+            # only the counters; factor, patience and min_lr are those of this run's flags
+            seen = {key: checkpoint["scheduler"][key] for key in PLATEAU_STATE}
+            self.scheduler.load_state_dict(
+                {key: value + 0 for key, value in seen.items()}
+            )  # + 0 raises if it is no number
+
+
+def is_per_step(scheduler) -> bool:
+    """Is the scheduler stepped after each training step? Others are stepped once per epoch."""
+    return isinstance(scheduler, optim.lr_scheduler.OneCycleLR)
+
+
+def fast_forward(scheduler, steps: int) -> None:
+    """Step a new scheduler `steps` times, which gives its exact state without a saved one.
+
+    The learning rates of train.SCHEDULERS follow from the initial one and the number of steps. A scheduler that changes
+    the learning rate when it is created, such as LinearLR, would need its saved state instead.
+    """
+    for group in scheduler.optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch expects an optimizer's step before each of these
+        for _ in range(steps):
+            scheduler.step()
+
+
+def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
+    """Load an optimizer's moments; the hyperparameters come from this run's flags.
+
+    Raises ValueError if the state belongs to another optimizer or another net.
+    """
+    groups = state["param_groups"]
+    own_groups = [optimizer.defaults | group for group in optimizer.param_groups]
+    if ("betas" in groups[0]) != ("betas" in optimizer.defaults) or len(groups) != len(own_groups):
+        raise ValueError("its --optimizer was another one")
+    groups = [
+        own | {key: group[key] for key in ("params", "lr") if key in group} for own, group in zip(own_groups, groups)
+    ]
+    # the count of steps as a number, which torch accepts too: the NPU's fused optimizer would count a tensor twice
+    per_weight = {
+        index: own | {"step": int(own["step"])} if "step" in own else own for index, own in state["state"].items()
+    }
+    optimizer.load_state_dict({"state": per_weight, "param_groups": groups})
+    for parameter, own in optimizer.state.items():
+        averages = {key: value for key, value in own.items() if key != "step" and value is not None}
+        lacking = {"exp_avg", "exp_avg_sq"} - averages.keys() if "betas" in optimizer.defaults else ()
+        if lacking or own.get("step", 0) < 0 or any(value.shape != parameter.shape for value in averages.values()):
+            raise ValueError("its optimizer's state is not that of these weights")
+        for key, value in averages.items():  # fused optimizers need the layout of the weights, NHWC or not
+            own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return BatchNorm's running statistics, which are the only floating-point buffers of the nets, as references."""
+    return {name: value for name, value in model.named_buffers() if value.is_floating_point()}
+
+
+def _to_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu().clone() for name, value in tensors.items()}
+
+
+def get_random_states(runtime: Runtime) -> dict:
+    """Return the states of the random generators of Python, NumPy, torch and the device."""
+    numpy_name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (numpy_name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "device": runtime.random_state(),
+    }
+
+
+def set_random_states(states: dict, runtime: Runtime) -> None:
+    """Restore the states of `get_random_states`."""
+    random.setstate(states["python"])
+    numpy_name, keys, *rest = states["numpy"]
+    np.random.set_state((numpy_name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    runtime.set_random_state(states["device"])
