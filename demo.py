@@ -147,6 +147,8 @@ def or_error(read: Callable[..., tuple]) -> Callable[..., tuple]:
 def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[Gallery, int]:
     """Segment the files of `--input`; returns the gallery and how many files could not be read."""
     paths = find_images(args.input)
+    # no scores depend on the batch here, and large images need memory
+    batch_size = args.batch_size if "batch_size" in args.given else options.FLAGS["batch_size"].default
     transform = augment.val_transform(args.input_h, args.input_w, args.normalization)
     pending, failed = [], 0
 
@@ -164,7 +166,7 @@ def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[
                 continue
             pending.append((name, image))
             batch += rest
-            if len(batch) == args.batch_size:
+            if len(batch) == batch_size:
                 yield torch.stack(batch)
                 batch = []
         if batch:

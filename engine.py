@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import archs
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
-from runtime.checkpoint import check_same_checkpoint, checkpoint_errors, load_checkpoint
+from runtime.checkpoint import checkpoint_errors, load_checkpoint
 from runtime.device import Device
 from runtime.distributed import Runtime
 from runtime.errors import InputError
@@ -145,8 +145,8 @@ def build_model(args: Namespace, runtime: Runtime) -> nn.Module:
 
     Raises InputError if the flags do not fit the device, or if a batch gives BatchNorm a single value per channel.
     """
-    share = args.batch_size // runtime.world_size
-    if not args.sync_bn and share * (args.input_h // archs.STRIDE) * (args.input_w // archs.STRIDE) < 2:
+    share = args.batch_size if args.sync_bn else args.batch_size // runtime.world_size
+    if share * (args.input_h // archs.STRIDE) * (args.input_w // archs.STRIDE) < 2:
         raise InputError(
             f"--batch_size {args.batch_size}: with {args.input_h}×{args.input_w} inputs, BatchNorm gets a single value "
             f"per channel{' in each process' if runtime.world_size > 1 else ''}; raise the batch or the input size"
@@ -168,16 +168,14 @@ def check_architecture(checkpoint: dict, path: Path, flags: Mapping[str, object]
 def init_from_pretrained(state: TrainingState, checkpoint: dict, path: Path) -> None:
     """Load a checkpoint's weights for a new run. Heads for another number of classes stay random, which is printed.
 
-    Raises InputError if any weight outside the heads differs in name or shape, or if the processes have different
-    checkpoints.
+    Raises InputError if any weight outside the heads differs in name or shape.
     """
-    check_same_checkpoint(checkpoint, path, state.runtime)
     weights, own = checkpoint["state_dict"], state.precision.weights()
     differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     body = [name for name in differing if not name.startswith("final")]
     if body:
         raise InputError(f"{path}: weights of another net ({len(body)} differ, such as {body[0]}); check --arch")
-    state.load_weights(own | {name: weights[name] for name in own if name not in differing})
+    state.init_weights(own | {name: weights[name] for name in own if name not in differing})
     print(f"starting from the weights of {path}" + (f", but with new {', '.join(differing)}" if differing else ""))
 
 

@@ -21,6 +21,7 @@ NORMALIZATIONS = ("standard", "image")
 SIDE_MULTIPLE = 16  # archs.STRIDE: four poolings halve the sides
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 
+ANY_SIDE = whole(1, 4096)
 INPUT_SIDE = whole(SIDE_MULTIPLE, 4096, multiple_of=SIDE_MULTIPLE)
 BATCH_SIZE = whole(1, 2**16)
 SEED = whole(0, 2**64 - 1)
@@ -38,8 +39,8 @@ GROUPS = {
         "recipe": Flag("faithful", None, "set of defaults; fast: see --recipe fast --help", ("faithful", "fast")),
         "epochs": Flag(100, whole(1), "number of passes over the training images", fast=10, same_run=WITH_EPOCHS),
         "batch_size": Flag(16, BATCH_SIZE, "images per step, over all ranks", aliases=("-b",), same_run=True,
-            evaluation=True),
-        "seed": Flag(5, SEED, "for weights, order and augmentation", same_run=True),
+            evaluation=True, image_order=True),
+        "seed": Flag(5, SEED, "for weights, order and augmentation", same_run=True, image_order=True),
         "early_stopping": Flag(-1, whole(-1), "stop after N epochs without a better IoU; -1: off"),
         "evaluate": Flag(False, None, "only evaluate the checkpoint given by --resume", aliases=("-e",)),
         "resume": Flag(None, str, "checkpoint to continue from, evaluate or start from; auto: the run's latest, if any",
@@ -63,7 +64,7 @@ GROUPS = {
             fast="image", same_run=True, input=True),
         "divide_twice": Flag(True, true_or_false, "divide by 255 again after normalization", fast=False,
             same_run=True, input=True),
-        "skip_bad": Flag(False, None, "continue without images that cannot be read"),
+        "skip_bad": Flag(False, None, "continue without images that cannot be read", evaluation=True),
         "cache_mb": Flag(1024, whole(0), "MB of memory for decoded images, in each rank; 0: none"),
         "num_workers": Flag(4, whole(0), "processes that load data, over all ranks"),
     },
@@ -139,7 +140,7 @@ EVALUATION_FLAGS = {name: flag for name, flag in FLAGS.items() if flag.input or 
 # those that other scripts read from a checkpoint or config.yml
 RECORDED_FLAGS = {name: FLAGS[name] for name in ("dataset", "seed", *EVALUATION_FLAGS)}
 # the same for val.py and demo.py, which pad inputs of any size
-ANY_SIZE_FLAGS = RECORDED_FLAGS | {name: replace(FLAGS[name], type=whole(1, 4096)) for name in ("input_h", "input_w")}
+ANY_SIZE_FLAGS = RECORDED_FLAGS | {name: replace(FLAGS[name], type=ANY_SIDE) for name in ("input_h", "input_w")}
 
 
 def default_name(
@@ -159,7 +160,9 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
         for name, flag in flags.items():
             flag.add_to(group, name)
         if "amp" in flags:
-            group.add_argument("--no_amp", dest="amp", action="store_false", help="no mixed precision")
+            group.add_argument(
+                "--no_amp", dest="amp", action="store_false", help="no mixed precision (default: by device)"
+            )
     parser.set_defaults(amp=None, **_recipe_defaults(argv))
     args = parser.parse(argv)
     if args.amp and args.precision_mode == "must_keep_origin_dtype":
@@ -189,12 +192,8 @@ def parse_val(argv: list[str] | None = None) -> Flags:
     """Parse the flags of val.py."""
     parser = FlagParser("Evaluate a trained model on the validation split and write its predicted masks.")
     FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/")
-    parser.add_argument("--data_path", help="prepared data (default: as in training)")
-    FLAGS["batch_size"].add_to(
-        parser, "batch_size", None, "images per batch; the batch IoU depends on it (default: as in training)"
-    )
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
-    _add_recorded(parser, whole(1, 2**14))
+    _add_recorded(parser)
     _add_shared(parser)
     return parser.parse(argv)
 
@@ -208,15 +207,11 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     )
     parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
     parser.add_argument("--onnx", metavar="FILE", help="an export to use instead, with onnxruntime on the CPU")
-    parser.add_argument("--data_path", help="prepared data (default: as in training)")
-    FLAGS["dataset"].add_to(parser, "dataset", None, "use inputs/<dataset> as the prepared data")
-    FLAGS["batch_size"].add_to(
-        parser, "batch_size", None, "images per batch; the batch IoU depends on it (default: as in training)"
-    )
+    FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
     threshold_help = "probability above which a pixel is a nucleus"
     parser.add_argument("--threshold", default=0.5, type=real(0, below=1), help=threshold_help)
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
-    _add_recorded(parser, whole(1, 2**14))
+    _add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
     if args.input and (args.data_path or args.dataset):
@@ -277,12 +272,17 @@ def parse_preprocess(argv: list[str] | None = None) -> Flags:
     return args
 
 
-def _add_recorded(parser: FlagParser, side) -> None:
-    """Add the flags that replace what a checkpoint records of its input and its data."""
-    FLAGS["input_h"].add_to(parser, "input_h", None, "height of the net's input (default: as in training)", type=side)
-    FLAGS["input_w"].add_to(parser, "input_w", None, "width of the net's input (default: as in training)", type=side)
-    FLAGS["img_ext"].add_to(parser, "img_ext", None, "extension of the images (default: as in training)")
-    FLAGS["mask_ext"].add_to(parser, "mask_ext", None, "extension of the masks (default: as in training)")
+def _add_recorded(parser: FlagParser) -> None:
+    """Add the flags that replace what a checkpoint records of its data and its input."""
+    parser.add_argument("--data_path", help="prepared data (default: as in training)")
+    for name, text, kind in (
+        ("batch_size", "images per batch; the batch IoU depends on it", None),
+        ("input_h", "height of the net's input", ANY_SIDE),
+        ("input_w", "width of the net's input", ANY_SIDE),
+        ("img_ext", "extension of the images", None),
+        ("mask_ext", "extension of the masks", None),
+    ):
+        FLAGS[name].add_to(parser, name, None, f"{text} (default: as in training)", type=kind)
 
 
 def _add_shared(parser: FlagParser) -> None:

@@ -72,13 +72,13 @@ def example_inputs(args: Namespace, channels: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) / (255 if args.divide_twice else 1) for shape in shapes]
 
 
-def write_checked(model: nn.Module, args: Namespace, metadata: dict[str, str], target: Path) -> None:
-    """Export the model to `target`; the file replaces an old one only if it computes what torch computes.
+def write_checked(model: nn.Module, args: Namespace, metadata: dict[str, str], source: Path) -> None:
+    """Export the model to `--output`; the file replaces an old one only if it computes what torch computes.
 
-    metadata: notes for demo.py in the file.
+    metadata: notes for demo.py in the file. source: the checkpoint, for error messages.
     Raises InputError if torch cannot export to the opset, or if the outputs differ.
     """
-    examples = example_inputs(args, model.input_channels)
+    examples, target = example_inputs(args, model.input_channels), Path(args.output)
     with atomic_write(target) as partial:
         try:
             outputs = export(model, examples[0], partial, args.opset, args.dynamic)
@@ -92,7 +92,9 @@ def write_checked(model: nn.Module, args: Namespace, metadata: dict[str, str], t
         difference = largest_difference(model, partial, examples)
         print(f"largest difference from torch in onnxruntime: {difference:.2e}")
         if not difference <= TOLERANCE:
-            raise InputError(f"the export differs from torch by more than {TOLERANCE}; {target} is left as it was")
+            raise InputError(
+                f"{source}: its export differs from torch by more than {TOLERANCE}; {target} is left as it was"
+            )
     shape = "batch×3×height×width" if args.dynamic else "×".join(map(str, examples[0].shape))
     print(f"{target}: input actual_input_1 {shape}, output {', '.join(outputs)}, opset {args.opset}")
 
@@ -106,7 +108,7 @@ def main(args: Namespace) -> None:
     settings = recorded_settings(checkpoint, path, options.RECORDED_FLAGS)
     apply_recorded_settings(args, settings, options.INPUT_FLAGS)
     settings |= {name: vars(args)[name] for name in options.INPUT_FLAGS}
-    write_checked(model, args, settings_to_metadata(settings, options.EVALUATION_FLAGS), Path(args.output))
+    write_checked(model, args, settings_to_metadata(settings, options.EVALUATION_FLAGS), path)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import utils
 from runtime import precision
 from runtime.checkpoint import (
     CheckpointSaver,
+    check_same_checkpoint,
     find_checkpoint,
-    load_checkpoint,
     load_latest_checkpoint,
     restore_training,
 )
@@ -72,20 +72,17 @@ def main(args: Namespace) -> None:
         if args.evaluate:
             evaluate_checkpoint(args, runtime)
             return
-        pretrained = open_pretrained(args)
+        checkpoint, path = open_checkpoint(args, folder, runtime)
         train_loader, val_loader = build_loaders(args, runtime)
         state = build_state(args, runtime, steps_per_epoch=len(train_loader))
         data = dataset.describe(train_loader.dataset, val_loader.dataset)
-        resumed, path = None, None if pretrained else find_checkpoint(args.resume, folder)
-        runtime.check_ranks_agree({"finding a checkpoint to resume": path is not None})
-        if pretrained:
-            engine.init_from_pretrained(state, pretrained, Path(args.resume))
-        elif path:
-            resumed = resume(state, path, args, data)
-        elif args.resume:
-            print(f"{folder} holds no checkpoint yet: starting a new run")
-        if resumed and has_finished(state, args, resumed):
-            return
+        resumed = None if args.pretrained else path
+        if args.pretrained:
+            engine.init_from_pretrained(state, checkpoint, path)
+        elif checkpoint:
+            resume(state, checkpoint, path, args, data)
+            if has_finished(state, args, path):
+                return
 
         images = f"{data['train_images']} images to train, {data['val_images']} to validate"
         processes = f", {runtime.world_size} processes" if runtime.world_size > 1 else ""
@@ -135,18 +132,21 @@ def evaluate_checkpoint(args: Namespace, runtime: Runtime) -> None:
         args.data_path = str(utils.find_data(None, settings))
     args.num_classes = model.num_classes
     _, val_loader = build_loaders(args, runtime)
-    print(f"evaluating {path}, {checkpoint['epoch']} epochs trained")
+    print(f"evaluating {path}, {checkpoint['epoch']} epochs trained, on {args.data_path}")
     engine.evaluate(model, val_loader, engine.build_criterion(args.loss), runtime)
 
 
-def open_pretrained(args: Namespace) -> dict | None:
-    """Load the checkpoint of `--pretrained`, if it is given, and prepare images as its net expects them."""
-    if not args.pretrained:
-        return None
-    checkpoint = load_checkpoint(args.resume, args.trust_checkpoint)
-    settings = recorded_settings(checkpoint, Path(args.resume), options.INPUT_FLAGS)
-    apply_recorded_settings(args, settings, options.INPUT_FLAGS)
-    return checkpoint
+def open_checkpoint(args: Namespace, folder: Path, runtime: Runtime) -> tuple[dict | None, Path | None]:
+    """Load the checkpoint of `--resume`, if any, and set how its net expects images; returns it and its path."""
+    checkpoint, path = None, find_checkpoint(args.resume, folder)
+    if path:
+        checkpoint, path = load_latest_checkpoint(path, args.trust_checkpoint)
+        settings = recorded_settings(checkpoint, path, options.INPUT_FLAGS)
+        apply_recorded_settings(args, settings, options.INPUT_FLAGS)
+    elif args.resume:
+        print(f"{folder} holds no checkpoint yet: starting a new run")
+    check_same_checkpoint(checkpoint, path, runtime)
+    return checkpoint, path
 
 
 def build_loaders(args: Namespace, runtime: Runtime) -> tuple[DataLoader | None, DataLoader]:
@@ -175,13 +175,11 @@ def build_state(args: Namespace, runtime: Runtime, steps_per_epoch: int) -> Trai
     return TrainingState(net, prepared, ema, scheduler, logger, args.epochs, steps_per_epoch)
 
 
-def resume(state: TrainingState, path: Path, args: Namespace, data: dict) -> Path:
-    """Restore the training state from a checkpoint of the same run; returns the checkpoint's path."""
-    checkpoint, path = load_latest_checkpoint(path, args.trust_checkpoint)
+def resume(state: TrainingState, checkpoint: dict, path: Path, args: Namespace, data: dict) -> None:
+    """Restore the training state from a checkpoint of the same run."""
     engine.check_architecture(checkpoint, path, vars(args))
     check_same_run(checkpoint, path, args, data, options.FLAGS)
     restore_training(state, checkpoint, path)
-    return path
 
 
 def has_finished(state: TrainingState, args: Namespace, path: Path) -> bool:

@@ -72,9 +72,8 @@ class CheckpointSaver:
 def restore_training(state: TrainingState, checkpoint: dict, path: Path) -> None:
     """Restore the training state from a checkpoint of load_checkpoint, and print what the checkpoint lacks.
 
-    Raises InputError if an entry does not fit this run, or if the processes have different checkpoints.
+    Raises InputError if an entry does not fit this run.
     """
-    check_same_checkpoint(checkpoint, path, state.runtime)
     on_plateau = isinstance(state.scheduler, ReduceLROnPlateau)  # the other schedulers need no saved state
     wanted = ("optimizer", "scheduler", "history") if on_plateau else ("optimizer", "history")
     lacking = [key for key in wanted if checkpoint.get(key) is None]
@@ -93,18 +92,18 @@ def restore_training(state: TrainingState, checkpoint: dict, path: Path) -> None
     print(f"resuming {path} after {state.epoch} epochs{inside}")
 
 
-def check_same_checkpoint(checkpoint: dict, path: Path, runtime: Runtime) -> None:
-    """Raise InputError if the processes, which may be on several hosts, do not have the same checkpoint."""
+def check_same_checkpoint(checkpoint: dict | None, path: Path | None, runtime: Runtime) -> None:
+    """Raise InputError unless all processes, which may be on several hosts, have the same checkpoint, or none."""
     own = None
-    if runtime.world_size > 1:
+    if checkpoint and runtime.world_size > 1:
         sums = (float(value.double().sum()) for value in checkpoint["state_dict"].values())
         own = checkpoint["epoch"], checkpoint["step"], repr(list(sums))
     all_ranks = runtime.all_gather(own)
     differing = [rank for rank, others in enumerate(all_ranks) if others != all_ranks[0]]
     if differing:
         raise InputError(
-            f"rank {differing[0]} and rank 0 would not go on from the same checkpoint; copy rank 0's, {path}, to the "
-            "same path on every host"
+            f"rank {differing[0]} and rank 0 would not go on from the same checkpoint; copy rank 0's"
+            f"{f', {path},' if path else ''} to the same path on every host"
         )
 
 

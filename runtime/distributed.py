@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -205,9 +206,12 @@ def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
     addr = os.environ.get("MASTER_ADDR", launch.addr)
     port = os.environ.get("MASTER_PORT", launch.port)
     if not ranks.torchrun:
-        print(f"rank {ranks.rank} of {ranks.world_size}: meeting the others at {addr}:{port}", flush=True)
+        print(
+            f"rank {ranks.rank} of {ranks.world_size}: meeting the others at {addr}:{port}, up to {launch.timeout:g} s",
+            flush=True,
+        )
     try:
-        with _silent_stderr():
+        with _default_signals(), _silent_stderr():
             dist.init_process_group(
                 backend,
                 init_method="env://" if ranks.torchrun else f"tcp://{addr}:{port}",
@@ -223,6 +227,17 @@ def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
             f"rank {ranks.rank} did not meet the other ranks of {ranks.world_size} at {addr}:{port} in "
             f"{launch.timeout:g} s; see that all are started, with the same --addr and --port ({text[:160]})"
         ) from error
+
+
+@contextlib.contextmanager
+def _default_signals():
+    """Let a signal end the process while it waits for the others in C++, which no handler in Python could interrupt."""
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ class Flag:
     input: a net expects images that are prepared with the value that it was trained with.
     evaluation: scores can be compared only if they were made with this value.
     local: may have another value in each process of a run.
+    image_order: changes the order of the images within an epoch.
     """
 
     default: object
@@ -36,6 +37,7 @@ class Flag:
     input: bool = False
     evaluation: bool = False
     local: bool = False
+    image_order: bool = False
 
     def accepts(self, value: object) -> bool:
         """Could the command line give this value?"""

@@ -67,7 +67,7 @@ def lock_folder(folder: Path):
     A folder that is still empty at the end is removed.
     Raises InputError if another process has the lock, or if the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

@@ -64,7 +64,10 @@ def load_config(folder: Path) -> dict:
         return {}
     content = read_bytes(path, MAX_CONFIG_BYTES)
     try:
-        config = yaml.safe_load(content.decode("utf-8"))
+        text = content.decode("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise yaml.YAMLError("it uses aliases, which let a short file stand for billions of values")
+        config = yaml.safe_load(text)
     except Exception as error:  # besides its own errors, PyYAML raises many types for invalid dates and numbers
         reason = names.printable(" ".join(str(error).split()), 200)
         raise InputError(f"{path}: not readable as YAML; mend or remove it ({reason})") from error
@@ -99,7 +102,8 @@ def check_same_run(checkpoint: dict, path: Path, args: Flags, data: Mapping, fla
         print(f"{args.scheduler} {'begins anew' if begins_anew else 'continues where its own schedule is by now'}")
         checkpoint["scheduler"] = {}
     # these change the order of the images within an epoch
-    if checkpoint["step"] and differing.keys() & {"batch_size", "seed", "train_images", "images"}:
+    orders = {"train_images", "images"} | {name for name, flag in flags.items() if flag.image_order}
+    if checkpoint["step"] and differing.keys() & orders:
         print(f"epoch {checkpoint['epoch'] + 1} begins anew, since its images come in another order")
         checkpoint["step"] = 0
 

@@ -180,7 +180,7 @@ class TrainingState:
         Raises one of checkpoint.MISFIT_ERRORS if an entry is not one that train.py writes.
         """
         trained = checkpoint.get("trained", {})
-        self.load_weights(trained.get("state_dict", checkpoint["state_dict"]))
+        self.init_weights(trained.get("state_dict", checkpoint["state_dict"]))
         if self.ema:
             self.ema.module.load_state_dict(checkpoint["state_dict"])
             self.ema.n_averaged.fill_(int(trained.get("steps", 0)))
@@ -203,7 +203,7 @@ class TrainingState:
             if self.ema:
                 self.ema.module.load_state_dict(own.get("averaged", {}), strict=False)
 
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
+    def init_weights(self, weights: dict[str, Tensor]) -> None:
         """Load fp32 weights into the model, and into the EMA as its start."""
         self.precision.load_weights(weights)
         if self.ema:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runtime.errors import DISK_ERRORS, InputError
+from runtime.files import sync_folder
 
 PAGE = "https://bbbc.broadinstitute.org/BBBC038"
 ATTEMPTS = 5
@@ -46,7 +47,10 @@ def fetch_zip(url: str, target: Path, attempts: int = ATTEMPTS, pause: float = 2
     if damage := _find_damage(part):
         part.unlink()  # there is no way to find the wrong bytes
         raise InputError(f"{url}: the downloaded file is damaged ({damage}) and was removed; try again, or {by_hand}")
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
     os.replace(part, target)
+    sync_folder(target.parent)
 
 
 def _reason(error: Exception, part: Path) -> str:

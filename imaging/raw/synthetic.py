@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from imaging.raw.process_pool import process_pool
+from runtime.files import sync_folder
 
 MODALITIES = ("fluorescence", "tissue", "brightfield")
 # In the real set about 81, 16 and 3 %; here the rare ones are more frequent, so that a small set has some of them.
@@ -276,4 +277,5 @@ def write_raw_set(folder: Path, count: int, seed: int, workers: int = 1) -> int:
     if folder.exists():
         folder.rmdir()
     unfinished.rename(folder)
+    sync_folder(folder.parent)
     return nuclei

@@ -53,7 +53,7 @@ def test_the_size_is_that_of_the_training(tmp_path, monkeypatch, capsys):
         width = "64" if flags[:1] == ("--input_w",) else "48"
         assert metadata == {
             **{"input_h": "32", "input_w": width, "normalization": "image", "divide_twice": "False"},
-            **{"batch_size": "4", "loss": "LovaszHingeLoss", "inner_split": "False"},
+            **{"batch_size": "4", "loss": "LovaszHingeLoss", "inner_split": "False", "skip_bad": "False"},
             **{"img_ext": ".png", "mask_ext": ".png"},
         }
         line = re.search(r"^as in training: (.*)$", capsys.readouterr().out, re.MULTILINE)[1]
