@@ -1,4 +1,4 @@
-"""Is a checkpoint file whole, and does it hold nothing but weights, numbers and text?"""
+"""Checks that a checkpoint file is complete and holds nothing but weights, numbers and text."""
 
 import errno
 import zipfile

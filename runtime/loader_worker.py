@@ -1,4 +1,4 @@
-"""Setting up the processes that load data: they end when the training process says so, and at nothing else."""
+"""Setting up the processes that load data, which only the training process ends."""
 
 import os
 import signal

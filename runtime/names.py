@@ -1,4 +1,4 @@
-"""Names and texts that other people chose: is one safe as a file name, and how is it printed."""
+"""Checking and printing names and texts that other people chose."""
 
 import re
 

@@ -130,7 +130,7 @@ class TrainingState:
         return is_best
 
     def stopped_early(self, patience: int) -> bool:
-        """Have `patience` epochs, at least one, passed without a better IoU? A negative patience means never."""
+        """Has the IoU not improved for `patience` epochs, at least one? A negative patience means never."""
         return patience >= 0 and self.stale_epochs >= max(1, patience) and not self.step
 
     def state_dict(self) -> dict:

@@ -166,3 +166,41 @@ def test_weights_of_the_published_recipe_for_a_run_of_the_fast_one(home, capsys)
     assert "as in training: normalization standard, divide_twice True\n" in capsys.readouterr().out
     config = yaml.safe_load((home / "models" / "new" / "config.yml").read_text())
     assert (config["normalization"], config["divide_twice"], config["ema"]) == ("standard", True, 0.99)
+
+
+def test_a_recorded_skip_bad_counts(home, capsys):
+    """A model that was trained without its unreadable images can be scored without them."""
+    _, val_ids = train.dataset.split_ids([f"disc{number:02d}" for number in range(15)])
+    (home / "inputs" / "discs" / "images" / f"{val_ids[0]}.png").write_bytes(b"no image")
+    train.main(options.parse_train(["inputs/discs", *TINY, "--epochs", "1", "--name", "run", "--skip_bad"]))
+    expected = scores(capsys)[0]
+    for name, command in COMMANDS.items():
+        command()
+        found, taken = scores(capsys)
+        assert found == expected and taken["skip_bad"] == "True", name
+
+
+def test_a_run_from_pretrained_weights_resumes_with_its_own_input(home, capsys):
+    """The flags that it took over from the weights need not be given again."""
+    size = ("--input_h", "32", "--input_w", "32", "--batch_size", "4", "--num_workers", "0")
+    fast = ["inputs/discs", *size, "--recipe", "fast", "--ema", "0.9", "--epochs", "1", "--name", "fast"]
+    train.main(options.parse_train(fast))
+    flags = ["inputs/discs", "--batch_size", "4", "--num_workers", "0", "--scheduler", "ConstantLR", "--name", "run"]
+    weights = ["--pretrained", "--resume", "models/fast/model_best.pth.tar"]
+    train.main(options.parse_train([*flags, "--epochs", "1", *weights]))
+    capsys.readouterr()
+    train.main(options.parse_train([*flags, "--epochs", "2", "--resume", "auto"]))
+    out = capsys.readouterr().out
+    assert "as in training: normalization image, divide_twice False, input_h 32, input_w 32" in out
+    assert "resuming models/run/checkpoint.pth.tar after 1 epochs" in out
+    config = yaml.safe_load((home / "models" / "run" / "config.yml").read_text())
+    assert (config["normalization"], config["divide_twice"], config["input_h"]) == ("image", False, 32)
+
+
+def test_evaluation_uses_the_data_of_the_training(scored, home, capsys):
+    """Without a data path it is the recorded one, which is printed; a folder that is gone is named."""
+    evaluate()
+    assert "epochs trained, on inputs/cells" in capsys.readouterr().out
+    (home / "inputs" / "cells").rename(home / "inputs" / "moved")
+    evaluate("inputs/moved")
+    assert scores(capsys)[0] == scored

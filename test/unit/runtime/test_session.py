@@ -156,3 +156,19 @@ def test_a_run_that_comes_to_nothing_leaves_no_folder(home):
     (home / "models" / "run" / "notes.txt").write_text("mine")
     run("train.py", "inputs/none", *TINY, "--device", "cpu", "--name", "run", cwd=home)
     assert [path.name for path in (home / "models").rglob("*")] == ["run", "notes.txt"]
+
+
+def test_a_signal_ends_a_process_that_waits_for_the_others(home):
+    """It waits inside a library, where no handler in Python could run."""
+    flags = ("--num_gpus", "2", "--rank_id", "0", "--port", free_port(), "--dist_timeout", "120", "--device", "cpu")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", "inputs/discs", *TINY, *flags],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert "meeting the others" in next(line for line in process.stdout if line.startswith("rank 0"))
+    time.sleep(1)  # until it is inside
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == -signal.SIGTERM
