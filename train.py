@@ -185,7 +185,8 @@ def resume(state: TrainingState, checkpoint: dict, path: Path, args: Namespace, 
 def has_finished(state: TrainingState, args: Namespace, path: Path) -> bool:
     """Are all epochs done? If so, print which flag to raise."""
     if state.epoch >= args.epochs:
-        remedy = "; raise --epochs"
+        another_schedule = args.scheduler in options.WITH_EPOCHS[1]
+        remedy = f"; raise --epochs{' and pass --resume_anyway' if another_schedule else ''}"
     elif state.stopped_early(args.early_stopping):
         remedy = ", stopped early; raise --early_stopping"
     else:

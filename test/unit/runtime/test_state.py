@@ -342,7 +342,11 @@ def test_a_run_that_stopped_early_has_finished(home, monkeypatch, capsys):
     assert "has finished its 2 epochs, stopped early; raise --early_stopping" in capsys.readouterr().out
     assert (RUN / LATEST).read_bytes() == before
     train_run("--epochs", "2", "--resume", "auto", "--resume_anyway")
-    assert "has finished its 2 epochs; raise --epochs" in capsys.readouterr().out
+    # its cosine depends on the number of epochs, so another number alone would be refused
+    told = "has finished its 2 epochs; raise --epochs and pass --resume_anyway to train on"
+    assert told in capsys.readouterr().out
+    train_run("--epochs", "2", "--resume", "auto", "--resume_anyway", "--scheduler", "ConstantLR")
+    assert "has finished its 2 epochs; raise --epochs to train on" in capsys.readouterr().out
 
 
 # --- what goes wrong in a run ----------------------------------------------------------------------------------------
