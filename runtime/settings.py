@@ -57,6 +57,15 @@ def apply_recorded_settings(args: Flags, settings: Mapping, flags: Mapping[str, 
         print(f"as in training: {', '.join(f'{name} {value}' for name, value in taken.items())}")
 
 
+class _LoaderWithoutAliases(yaml.SafeLoader):
+    """yaml.safe_load without aliases, which let a short file stand for billions of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it uses aliases, which flags do not need")
+        return super().compose_node(parent, index)
+
+
 def load_config(folder: Path) -> dict:
     """Read `<folder>/config.yml`; {} if there is none. Raises InputError if it is not a small YAML mapping."""
     path = folder / "config.yml"
@@ -64,10 +73,7 @@ def load_config(folder: Path) -> dict:
         return {}
     content = read_bytes(path, MAX_CONFIG_BYTES)
     try:
-        text = content.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise yaml.YAMLError("it uses aliases, which let a short file stand for billions of values")
-        config = yaml.safe_load(text)
+        config = yaml.load(content.decode("utf-8"), _LoaderWithoutAliases)
     except Exception as error:  # besides its own errors, PyYAML raises many types for invalid dates and numbers
         reason = names.printable(" ".join(str(error).split()), 200)
         raise InputError(f"{path}: not readable as YAML; mend or remove it ({reason})") from error
