@@ -34,8 +34,9 @@ TINY = ("--input_h", "16", "--input_w", "16", "--batch_size", "4", "--num_worker
 
 pytest.register_assert_rewrite("helpers.rank_results")  # so that its assertions show their values
 
-# A shell that starts the tests in the background lets them ignore SIGINT, which their child processes would inherit.
+# A shell that starts the tests in the background lets them ignore SIGINT, and nohup SIGHUP; child processes inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # CI has a compiler; if it is missing there, the tests fail instead of being skipped
 needs_compiler = pytest.mark.skipif(
