@@ -51,7 +51,7 @@ class BackgroundPool:
         self.cancelled = False
 
     def submit(self, work: Callable, *arguments) -> Future:
-        """Call work(*arguments) in a thread; waits if as much work waits as there are threads."""
+        """Call work(*arguments) in a thread; waits while twice as many calls as there are threads are unfinished."""
         while self.unfinished and self.unfinished[0].done():
             self.unfinished.popleft().result()
         self.slots.acquire()
