@@ -18,7 +18,7 @@ from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.prepared import PreparedFolder
 from runtime.errors import InputError
-from runtime.loader_worker import start_loader_worker
+from runtime.interrupts import start_loader_worker
 
 Key = int | tuple[int, int]  # of a sample: (epoch, index), or index alone for epoch 0
 # images (N, 3, H, W) and masks (N, num_classes, H, W), or None if no sample could be read, and facts about them

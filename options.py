@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from runtime.argtypes import extension, folder_name, loss_scale, real, true_or_false, whole, whole_list
 from runtime.flags import Flag, FlagParser, Flags
-from runtime.kinds import DEVICES
 
 # a test compares these with the tables in archs.py, losses.py, train.py and augment.py: importing those imports torch
 ARCHS = ("UNet", "NestedUNet")
@@ -18,6 +17,7 @@ OPTIMIZERS = ("Adam", "AdamW", "SGD")
 SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
 AUGMENTATIONS = ("published", "turns", "warps")
 NORMALIZATIONS = ("standard", "image")
+DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
 SIDE_MULTIPLE = 16  # archs.STRIDE: four poolings halve the sides
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 

@@ -153,7 +153,7 @@ class Device:
 def choose_device(name: str) -> tuple[str, int]:
     """Return the kind of device that `name` asks for, and how many of it there are.
 
-    name: one of kinds.DEVICES; "auto" takes an NPU if there is one, then a CUDA GPU, then the CPU.
+    name: as in `--device`; "auto" takes an NPU if there is one, then a CUDA GPU, then the CPU.
     Raises InputError if the device is not there.
     """
     if name == "npu" or (name == "auto" and _has_npu(required=False)):

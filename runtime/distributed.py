@@ -26,6 +26,7 @@ from runtime.device import (
     select_device,
 )
 from runtime.errors import InputError, wait_for_torchrun
+from runtime.interrupts import signal_handlers
 
 ECHOED_LINES = 15  # of a failed process's own log, repeated on the terminal
 
@@ -210,8 +211,10 @@ def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
             f"rank {ranks.rank} of {ranks.world_size}: meeting the others at {addr}:{port}, up to {launch.timeout:g} s",
             flush=True,
         )
+    # a signal ends the process while it waits for the others in C++, which no handler in Python could interrupt
+    default_signals = signal_handlers(dict.fromkeys((signal.SIGTERM, signal.SIGINT), signal.SIG_DFL))
     try:
-        with _default_signals(), _silent_stderr():
+        with default_signals, _silent_stderr():
             dist.init_process_group(
                 backend,
                 init_method="env://" if ranks.torchrun else f"tcp://{addr}:{port}",
@@ -230,28 +233,17 @@ def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
 
 
 @contextlib.contextmanager
-def _default_signals():
-    """Let a signal end the process while it waits for the others in C++, which no handler in Python could interrupt."""
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _silent_stderr():
     """Drop what C++ libraries write to stderr: a page of addresses before the error that they raise."""
     sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
-        os.close(nowhere)
 
 
 @contextlib.contextmanager

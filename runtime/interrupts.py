@@ -1,9 +1,12 @@
-"""Signals that stop a run after its current step, and the lock that keeps a folder to one run at a time."""
+"""Signals that stop a run after its current step, also in its data loading processes; and the lock of its folder."""
 
 import contextlib
 import errno
 import os
 import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -48,16 +51,23 @@ class StopRequest:
 
 
 @contextlib.contextmanager
+def signal_handlers(handlers: Mapping[int, Callable | signal.Handlers]):
+    """Handle signals in this way within the context, and as before after it."""
+    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def handle_signals():
     """Yield a StopRequest; within the context, the signals that stop a run are only recorded in it."""
     request = StopRequest()
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup and `&` ignore
-    earlier = {number: signal.signal(number, request.handle) for number in handled}
-    try:
+    with signal_handlers(dict.fromkeys(handled, request.handle)):
         yield request
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -87,3 +97,31 @@ def lock_folder(folder: Path):
         lock.release()
         with contextlib.suppress(OSError):
             os.removedirs(folder)
+
+
+def start_loader_worker(_worker_id: int) -> None:
+    """Prepare a data loading process; for DataLoader's `worker_init_fn`.
+
+    Launchers and schedulers send signals to all processes of a run. The training process then finishes its step, for
+    which it needs the batches of its workers, and ends them afterwards by SIGTERM.
+    """
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_on_sigterm_of, args=(os.getppid(),), daemon=True).start()
+    # One thread of the worker hands a batch to the training process while another makes the next batch. By default,
+    # the first one may wait 5 ms for its turn.
+    sys.setswitchinterval(0.0005)
+    sys.excepthook = _report_unless_disconnected
+
+
+def _exit_on_sigterm_of(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def _report_unless_disconnected(kind: type, error: BaseException, trace) -> None:
+    """Do not report that the training process ended while it received a batch; the dataset's errors are sent to it."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)

@@ -1,4 +1,4 @@
-"""Starting a training run: its device and processes, its folder with the lock, and what each process prints."""
+"""What surrounds the training loop: device, processes, locked folder and logs of a run; its signals; its profiler."""
 
 import contextlib
 import sys
@@ -10,7 +10,6 @@ from runtime.checkpoint import CheckpointSaver
 from runtime.distributed import Launch, Runtime, init_runtime, redirect_output
 from runtime.files import remove_partial_files
 from runtime.interrupts import Interrupted, handle_signals, lock_folder
-from runtime.profiling import profile_steps
 from runtime.state import TrainingState
 
 
@@ -55,3 +54,26 @@ def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver)
             done = f"{state.epoch} epochs and {state.step} steps"
             print(f"[Stopped] after {done}, which are saved; --resume auto goes on from there", flush=True)
             sys.exit(stop.exit_code)
+
+
+@contextlib.contextmanager
+def profile_steps(runtime: Runtime, tool: str, start: int, stop: int, folder: Path):
+    """Yield a function to call after each training step; the steps [start, stop) are traced unless `tool` is "False".
+
+    The main process writes its trace into `folder`: that of the NPU's own profiler, or torch.profiler's Chrome trace.
+    """
+    if tool == "False" or not runtime.is_main:
+        yield lambda: None
+        return
+    profiler, activities = runtime.profiler()
+    warmup = min(1, start)  # the step before the first traced one, if there is one
+    schedule = profiler.schedule(wait=start - warmup, warmup=warmup, active=stop - start, repeat=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = set(folder.rglob("*"))
+    handler = profiler.tensorboard_trace_handler(str(folder))
+    with profiler.profile(activities=activities, schedule=schedule, on_trace_ready=handler) as profile:
+        yield profile.step
+    if set(folder.rglob("*")) - earlier:
+        print(f"trace: {folder}")
+    else:
+        print(f"--profiling: no trace, since the run ended before step {start}; lower --start_step")

@@ -12,7 +12,6 @@ import losses
 import options
 import train
 from imaging import augment
-from runtime.kinds import DEVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 PARSERS = {
@@ -100,7 +99,7 @@ def test_the_names_are_those_of_the_tables() -> None:
     assert tuple(augment.AUGMENTATIONS) == options.AUGMENTATIONS
     assert options.NORMALIZATIONS == ("standard", "image")
     assert options.SIDE_MULTIPLE == archs.STRIDE == 16
-    assert DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
+    assert options.DEVICES == ("auto", "npu", "gpu", "cuda", "cpu")
 
 
 @pytest.mark.parametrize("flag, default, text, value", VALUES, ids=[row[0] for row in VALUES])

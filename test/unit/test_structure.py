@@ -23,16 +23,16 @@ SOURCES = {
 # what each room may import besides itself; runtime and imaging import no module of the root
 ALLOWED = {
     **{module: set() for module in SCIENCE},
-    "options": {"runtime.argtypes", "runtime.flags", "runtime.kinds"},
-    "dataset": {"imaging", "runtime.errors", "runtime.loader_worker"},
+    "options": {"runtime.argtypes", "runtime.flags"},
+    "dataset": {"imaging", "runtime.errors", "runtime.interrupts"},
     "utils": {"runtime"},
     "engine": {"archs", "losses", "metrics", "utils", "runtime"},
     "runtime": {"runtime"},
     "imaging": {"imaging", "runtime.files", "runtime.errors", "runtime.names"},
     **{command: ROOT_MODULES - COMMANDS | {"runtime", "imaging"} for command in COMMANDS},
 }
-# decides by kind of device: device.py; the choices of --device, for which the parser must not import torch: kinds.py
-KNOW_DEVICES = {"runtime.device", "runtime.kinds"}
+# decides by kind of device: device.py; the choices of --device: options.py
+KNOW_DEVICES = {"runtime.device", "options"}
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 7
 
