@@ -31,8 +31,7 @@ warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 def split_ids(ids: list[str], inner: bool = False) -> tuple[list[str], list[str]]:
     """Return the training and validation ids: a fifth of the images, chosen with the recipe's seed, validates.
 
-    inner: split the training ids in the same way and leave out the validation ids, so that settings can be chosen
-    without fitting them to the validation images.
+    inner: split the training ids in the same way, to choose settings without fitting them to the validation images.
     Raises InputError if there are too few images.
     """
     if len(ids) < (needed := 3 if inner else 2):
@@ -45,12 +44,10 @@ def split_ids(ids: list[str], inner: bool = False) -> tuple[list[str], list[str]
 class NucleiDataset(Dataset):
     """Samples: image float32 (3, H, W), mask float32 (num_classes, H, W) in [0, 1], {"img_id": id}.
 
-    The key of a sample is (epoch, index), or index alone for epoch 0. The random draws of its augmentation depend on
-    (seed, epoch, index) alone, and so not on the worker, process or run that makes them.
+    The random draws of the augmentation depend on (seed, epoch, index) alone, and so not on the worker, process or run.
 
     on_unreadable: "raise" raises InputError. "skip" returns None for image and mask. "replace" returns the next sample
     that can be read. In the last two cases, the reason is in the sample's "unreadable".
-    cache: holds decoded samples; those that it lacks are read from the folder.
     """
 
     def __init__(
@@ -80,10 +77,9 @@ class NucleiDataset(Dataset):
         return (None, None, sample) if images is None else (images[0], masks[0], sample)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """Return a batch, already collated. DataLoaders call this method with the keys of a whole batch.
+        """Return a batch, already collated, without skipped samples; DataLoaders call this with a batch's keys.
 
-        The third item is {"img_id": [N ids], "unreadable": [reasons]}. Samples that are unreadable and not replaced are
-        missing from the batch.
+        The third item is {"img_id": [N ids], "unreadable": [reasons]}.
         """
         images = masks = None
         ids, unreadable = [], []
@@ -135,11 +131,8 @@ def open_dataset(
 ) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
 
-    settings: train.py's flags or a checkpoint's settings; `img_ext`, `mask_ext`, `input_h`, `input_w`, `seed`,
-    `normalization`, `divide_twice` and `inner_split` are used. If `skip_bad` is True, unreadable files are replaced in
-    training and left out in validation.
-    cache_mb: keep the images and masks that the check decodes in memory if they need no more megabytes.
-    augmentation: of the training part, see `augment.train_transform`.
+    settings: train.py's flags or a checkpoint's settings. With `skip_bad`, unreadable files are replaced in training
+    and left out in validation. cache_mb: keep what the check decodes in memory if it needs no more megabytes.
     Raises InputError with everything that is wrong with the files.
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes)
@@ -167,10 +160,9 @@ def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:
 
 
 class EpochBatchSampler(Sampler):
-    """Yields one rank's share of each training batch, as a list of (epoch, index).
+    """Yields one rank's share of each training batch, as a list of (epoch, index); drops the last incomplete batch.
 
-    Over all ranks, the batches are those of a single process: `size` samples in an order that depends on (seed, epoch)
-    alone. Drops the last incomplete batch.
+    Over all ranks, the batches are those of a single process: the order depends on (seed, epoch) alone.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
@@ -207,9 +199,9 @@ def batch_size_per_rank(batch_size: int, world_size: int) -> int:
 def train_loader(
     data: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Return a loader of a rank's shares of the shuffled training batches; drops the last incomplete batch.
+    """Return a loader of a rank's shares of the shuffled training batches; raises InputError for too few images.
 
-    batch_size and num_workers are totals over all ranks. Raises InputError if there are fewer images than batch_size.
+    batch_size and num_workers are totals over all ranks.
     """
     if len(data) < batch_size:
         raise InputError(f"--batch_size {batch_size} is more than the {len(data)} training images; lower it")
@@ -222,8 +214,7 @@ def val_loader(
 ) -> DataLoader:
     """Return a loader of a rank's validation batches: every image once, in the order of the ids.
 
-    batch_size and num_workers are totals over all ranks. A batch has batch_size / world_size images; the ranks take
-    whole batches in turn.
+    batch_size and num_workers are totals over all ranks, which take batches of batch_size / world_size in turn.
     """
     share = batch_size_per_rank(batch_size, world_size)
     batches = [range(start, min(start + share, len(data))) for start in range(0, len(data), share)]

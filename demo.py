@@ -98,10 +98,9 @@ class Gallery:
 
 
 def find_images(inputs: list[str]) -> list[Path]:
-    """Return the image files that `--input` names: files, folders and globs.
+    """Return the image files that `--input` names: files, folders and globs; raises InputError if one names none.
 
     A folder without images of its own is searched recursively, without its `masks` folders (Kaggle's raw layout).
-    Raises InputError if an input names no image.
     """
     found = []
     for text in inputs:
@@ -214,10 +213,7 @@ def open_checkpoint(args: Namespace, runtime: Runtime) -> nn.Module:
 
 
 def open_export(args: Namespace) -> nn.Module:
-    """Return the net of `--onnx`; flags that are not given get what the file records, else training's defaults.
-
-    Raises InputError if `--input_h` or `--input_w` is not the size that the file fixes.
-    """
+    """Return the net of `--onnx`; flags that are not given get what the file records, else training's defaults."""
     from runtime.onnx_model import OnnxModel  # here: onnxruntime is slow to import
 
     path = Path(args.onnx)

@@ -34,10 +34,8 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Train for one epoch, or for what is left of it, and print a line for each step; returns loss, iou and fps.
 
-    stop: tells if this process was asked to stop. callbacks: are called after each step; the time that they take does
-    not count into the step's time.
-    Raises DivergedError if a loss is not finite, and Interrupted if any process was asked to stop; all processes then
-    raise it after the same step.
+    stop: tells if this process was asked to stop. callbacks: are called after each step, outside the step's time.
+    Raises DivergedError if a loss is not finite, and Interrupted in all processes if any was asked to stop.
     """
     state.net.train()
     logger, runtime = state.logger, state.runtime
@@ -73,11 +71,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Run one pass over a validation loader and print a line for each batch; returns loss, iou and dice.
 
-    Each value is averaged over the batches, weighted by their size ("batch IoU"), as in the published tables. With
-    several processes, each line covers one batch per process.
+    Each value is averaged over the batches, weighted by their size ("batch IoU"), as in the published tables.
     on_batch: gets the logits and targets, both (N, num_classes, H, W), and the ids of each batch of this process.
-    Raises Interrupted if any process was asked to stop; all processes then raise it after the same batch. Raises
-    InputError if no image could be read.
+    Raises InputError if no image could be read, and Interrupted in all processes if any was asked to stop.
     """
     model.eval()
     batch_time, losses = AverageMeter("Time", "6.3f"), AverageMeter("Loss", ".4e")
@@ -141,10 +137,7 @@ def build_criterion(loss: str) -> nn.Module:
 
 
 def build_model(args: Namespace, runtime: Runtime) -> nn.Module:
-    """Build the net that the flags describe, on the device, with new weights.
-
-    Raises InputError if the flags do not fit the device, or if a batch gives BatchNorm a single value per channel.
-    """
+    """Build the net that the flags describe, on the device; raises InputError if they do not fit it or the batch."""
     share = args.batch_size if args.sync_bn else args.batch_size // runtime.world_size
     if share * (args.input_h // archs.STRIDE) * (args.input_w // archs.STRIDE) < 2:
         raise InputError(
@@ -166,7 +159,7 @@ def check_architecture(checkpoint: dict, path: Path, flags: Mapping[str, object]
 
 
 def init_from_pretrained(state: TrainingState, checkpoint: dict, path: Path) -> None:
-    """Load a checkpoint's weights for a new run. Heads for another number of classes stay random, which is printed.
+    """Load a checkpoint's weights for a new run; heads for another number of classes stay random.
 
     Raises InputError if any weight outside the heads differs in name or shape.
     """
@@ -180,17 +173,12 @@ def init_from_pretrained(state: TrainingState, checkpoint: dict, path: Path) -> 
 
 
 def load_model(
-    path: Path,
-    device: Device,
-    any_channels: bool = False,
-    trust: bool = False,
-    half: bool = False,
+    path: Path, device: Device, any_channels: bool = False, trust: bool = False, half: bool = False
 ) -> tuple[nn.Module, dict]:
     """Load a checkpoint; returns its net, ready for evaluation on the device, and the checkpoint.
 
-    Architecture, heads, classes and channels are derived from the weights.
-    any_channels: accept nets that do not take the three channels of an image. trust: see load_checkpoint. half: compute
-    in half precision. Raises InputError if the weights belong to no known architecture.
+    any_channels: accept nets that do not take the three channels of an image. trust: see load_checkpoint.
+    Raises InputError if the weights belong to no known architecture.
     """
     checkpoint = load_checkpoint(path, trust)
     try:

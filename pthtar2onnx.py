@@ -22,7 +22,7 @@ import utils
 from runtime.distributed import init_runtime
 from runtime.errors import InputError
 from runtime.files import atomic_write
-from runtime.settings import apply_recorded_settings, recorded_settings, settings_to_metadata
+from runtime.settings import apply_recorded_settings, recorded_settings
 
 TOLERANCE = 1e-4
 
@@ -73,10 +73,9 @@ def example_inputs(args: Namespace, channels: int) -> list[torch.Tensor]:
 
 
 def write_checked(model: nn.Module, args: Namespace, metadata: dict[str, str], source: Path) -> None:
-    """Export the model to `--output`; the file replaces an old one only if it computes what torch computes.
+    """Export the model to `--output`; raises InputError, and leaves an old file there, if the outputs differ.
 
     metadata: notes for demo.py in the file. source: the checkpoint, for error messages.
-    Raises InputError if torch cannot export to the opset, or if the outputs differ.
     """
     examples, target = example_inputs(args, model.input_channels), Path(args.output)
     with atomic_write(target) as partial:
@@ -108,7 +107,8 @@ def main(args: Namespace) -> None:
     settings = recorded_settings(checkpoint, path, options.RECORDED_FLAGS)
     apply_recorded_settings(args, settings, options.INPUT_FLAGS)
     settings |= {name: vars(args)[name] for name in options.INPUT_FLAGS}
-    write_checked(model, args, settings_to_metadata(settings, options.EVALUATION_FLAGS), path)
+    metadata = {name: str(settings[name]) for name in options.EVALUATION_FLAGS}
+    write_checked(model, args, metadata, path)
 
 
 if __name__ == "__main__":

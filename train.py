@@ -80,7 +80,9 @@ def main(args: Namespace) -> None:
         if args.pretrained:
             engine.init_from_pretrained(state, checkpoint, path)
         elif checkpoint:
-            resume(state, checkpoint, path, args, data)
+            engine.check_architecture(checkpoint, path, vars(args))
+            check_same_run(checkpoint, path, args, data, options.FLAGS)
+            restore_training(state, checkpoint, path)
             if has_finished(state, args, path):
                 return
 
@@ -173,13 +175,6 @@ def build_state(args: Namespace, runtime: Runtime, steps_per_epoch: int) -> Trai
     net = engine.wrap_ddp(prepared.model, runtime)
     logger = utils.MetricLogger(runtime, args.save_steps)
     return TrainingState(net, prepared, ema, scheduler, logger, args.epochs, steps_per_epoch)
-
-
-def resume(state: TrainingState, checkpoint: dict, path: Path, args: Namespace, data: dict) -> None:
-    """Restore the training state from a checkpoint of the same run."""
-    engine.check_architecture(checkpoint, path, vars(args))
-    check_same_run(checkpoint, path, args, data, options.FLAGS)
-    restore_training(state, checkpoint, path)
 
 
 def has_finished(state: TrainingState, args: Namespace, path: Path) -> bool:

@@ -50,10 +50,7 @@ class MetricLogger:
     """Times the steps of a training epoch, prints their lines, and stops the run if a loss is not finite.
 
     On an accelerator the numbers of a step are read after the next step was launched, so that the device never waits
-    for the host. Three kinds of steps are read at once: the last of the epoch, the last warm-up step (so that the time
-    of the counted steps is complete), and those after which the run saves, every `save_steps` steps.
-
-    All numbers are those of the whole run, over its processes. `state_dict` lets an epoch continue after any step.
+    for the host. All numbers are those of the whole run, over its processes.
     """
 
     def __init__(self, runtime: Runtime, save_steps: int = 0):
@@ -78,6 +75,7 @@ class MetricLogger:
     def batches(self, loader: Iterable, epoch: int) -> Iterator:
         """Yield the loader's batches, which continue after the steps already done; epochs count from 0."""
         self.epoch, self.total = epoch, len(loader)
+        # the last step of the epoch, and of the warm-up, so that the time of the counted steps is complete
         self.read_at_once = {self.total, warmup_steps(self.total, self.runtime.world_size)}
         self.pending = deque()
         self.step_start = self.wait_start = time.perf_counter()
@@ -88,7 +86,6 @@ class MetricLogger:
 
     @property
     def is_last_step(self) -> bool:
-        """Is the current step the last of the epoch?"""
         return self.current == self.total
 
     @property
@@ -97,10 +94,7 @@ class MetricLogger:
         return self.save_steps > 0 and self.current % self.save_steps == 0
 
     def record(self, batch_size: int, loss, iou, skipped, unreadable: int, stop: bool) -> None:
-        """Take in the numbers of a step of this process, without waiting for the device, and print what has arrived.
-
-        loss, iou, skipped: numbers, or tensors of one number on the device. stop: was this process asked to stop?
-        """
+        """Take in a step's numbers of this process, or tensors of one number, and print what has arrived."""
         values = self.runtime.sum_async(loss, iou, self.waited, skipped, unreadable, stop)
         self.pending.append((self.current, batch_size, values))
         read_at_once = self.is_save_step or self.current in self.read_at_once
@@ -194,10 +188,7 @@ def run_folder(name: str, parent: str = "models") -> Path:
 
 
 def find_model(name: str) -> Path:
-    """Return the trained model of a run: `model_best.pth.tar`, or the GPU edition's `model.pth`.
-
-    Raises InputError if the folder has neither.
-    """
+    """Return a run's best model, or the GPU edition's `model.pth`; raises InputError if the run has neither."""
     folder = run_folder(name)
     for path in (folder / BEST, folder / "model.pth"):
         if path.is_file():
@@ -208,8 +199,7 @@ def find_model(name: str) -> Path:
 def find_data(data_path: str | None, settings: Mapping, dataset: str | None = None) -> Path:
     """Return the prepared data: `--data_path`, else `inputs/<--dataset>`, else those of the training.
 
-    Raises InputError if the training data are gone, unless inputs/ has a folder of that name: scores on other data
-    would be misleading.
+    Raises InputError if the training data are gone: scores on other data would be misleading.
     """
     if data_path or dataset:
         return Path(data_path) if data_path else Path("inputs") / dataset

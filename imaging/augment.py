@@ -22,10 +22,7 @@ Arrays = tuple[np.ndarray, np.ndarray]  # an image (H, W, 3) and its masks (H, W
 def train_transform(
     height: int, width: int, augmentation: str = "published", normalization: str = "standard"
 ) -> A.Compose:
-    """Return the augmentation of training, resizing and normalization: uint8 BGR (H, W, 3) → floats (height, width, 3).
-
-    augmentation: a key of AUGMENTATIONS. normalization: see `val_transform`.
-    """
+    """Return augmentation, a key of AUGMENTATIONS, followed by the resizing and normalization of `val_transform`."""
     return A.Compose([*AUGMENTATIONS[augmentation](), *_resize_and_normalize(height, width, normalization)])
 
 
@@ -41,18 +38,14 @@ def val_transform(height: int, width: int, normalization: str = "standard") -> A
 def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:
     """Convert normalized floats (H, W, 3) to the model's input, float32 (3, H, W).
 
-    divide_twice: divide by 255 after normalization. The published recipe does, although normalization has divided by
-    255 already; published numbers and old checkpoints depend on it.
+    divide_twice: divide by 255 again, after normalization did: published numbers and old checkpoints depend on it.
     """
     image = image.astype(np.float32) / 255 if divide_twice else image.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def random_generators(seed: int, epoch: int, index: int) -> tuple[np.random.Generator, Random]:
-    """Return the two random generators for the augmentation of a sample.
-
-    All transforms share them: if each were seeded with the same number, their draws would be correlated.
-    """
+    """Return the random generators of a sample's transforms, which share them, so that their draws are independent."""
     generator = np.random.default_rng((seed, epoch, index))
     return generator, Random(int(generator.integers(2**63)))
 
@@ -101,13 +94,10 @@ def _resize_and_normalize(height: int, width: int, normalization: str) -> list[A
 class Pipeline:
     """Applies a Compose to an image and its masks: the same random draws and the same pixels, but faster.
 
-    Before each transform, a Compose's own call checks its arguments and packs them into dictionaries. A Pipeline calls
-    `apply` of the recipe's transforms directly, computes shifts of hue, saturation and value and the normalization by
-    look-up tables, and writes into the batch's memory. Any other transform is called as a Compose would call it.
-    Measured in one process with 96×96 images: the input pipeline makes 3891 images/s, with albumentations' own calls
-    1342 images/s.
-
-    divide_twice: see `to_input`.
+    It calls `apply` of the recipe's transforms directly, without the checks before each transform, computes color
+    shifts and normalization by look-up tables, and writes into the batch's memory. Any other transform is called as a
+    Compose would call it. Measured in one process with 96×96 images: the input pipeline makes 3891 images/s, with
+    albumentations' own calls 1342 images/s.
     """
 
     def __init__(self, compose: A.Compose, divide_twice: bool = True):
@@ -124,10 +114,7 @@ class Pipeline:
             self.input_values = to_input(normalized, divide_twice)[..., 0].numpy()
 
     def augment(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator, random: Random) -> Arrays:
-        """Apply all steps but the final normalization, which `normalize_into` applies.
-
-        image: uint8 (H, W, 3); mask: uint8 (H, W, C). The generators are those of `random_generators`.
-        """
+        """Apply all steps but the final normalization to uint8 arrays; the generators: see `random_generators`."""
         for transform in self.all_transforms:  # like Compose.set_random_state, which collects the transforms each time
             transform.random_generator, transform.py_random = generator, random
         if self.is_plain:
@@ -137,10 +124,7 @@ class Pipeline:
         return image, mask
 
     def normalize_into(self, image: np.ndarray, mask: np.ndarray, image_out: np.ndarray, mask_out: np.ndarray) -> None:
-        """Write the model's input, float32 (3, H, W), and target, float32 (C, H, W) in [0, 1], to given arrays.
-
-        image, mask: what `augment` returned.
-        """
+        """Write what `augment` returned as input, float32 (3, H, W), and target, float32 (C, H, W) in [0, 1]."""
         if self.input_values is not None and image.dtype == np.uint8:
             for channel, (values, out) in enumerate(zip(self.input_values, image_out, strict=True)):
                 np.take(values, image[..., channel], out=out, mode="clip")  # in other modes NumPy buffers `out`
@@ -160,10 +144,7 @@ def _with_parts(transform: Transform) -> Iterator[Transform]:
 
 
 def _apply(step: Transform, image: np.ndarray, mask: np.ndarray, forced: bool = False) -> Arrays:
-    """Apply one transform or group of transforms, with the same draws as its own call.
-
-    forced: apply it whatever its p, as OneOf does with the transform it has chosen.
-    """
+    """Apply a transform or a group, with the same draws as its own call; forced: whatever its p, as OneOf does."""
     kind = type(step)
     if kind in (A.OneOf, A.Sequential):
         if not forced and step.py_random.random() >= step.p:

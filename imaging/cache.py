@@ -14,9 +14,8 @@ class ImageCache:
     """Maps an id to its image, uint8 (H, W, 3), and masks, uint8 (H, W, num_classes); a look-up returns copies.
 
     `add` every sample, then `close` the cache. It holds all samples or none: if they need more than `megabytes`, it is
-    empty. All data loading processes share one copy, whether they are forked or spawned; a cache in each process would
-    multiply the memory. Measured in one process with 96×96 images, a dataset yields 4300 images/s from a cache and 1650
-    images/s from files.
+    empty. All data loading processes share one copy. Measured in one process with 96×96 images, a dataset yields 4300
+    images/s from a cache and 1650 images/s from files.
     """
 
     def __init__(self, megabytes: float):
@@ -65,10 +64,9 @@ class ImageCache:
 
 
 def _reserve(size: int) -> mmap.mmap | None:
-    """Return up to `size` bytes of shared memory; None if there are none.
+    """Return up to `size` bytes of shared memory, which take memory when they are written to; None if there are none.
 
-    The size that will be needed is not known yet, but pages that are never written to take no memory. A file under
-    /dev/shm, as torch creates for shared tensors, would not do: containers often have little room there.
+    It is not a file under /dev/shm, as torch creates for shared tensors: containers often have little room there.
     """
     size = min(size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     try:

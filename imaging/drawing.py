@@ -20,10 +20,8 @@ def write_probabilities(folder: Path, img_id: str, probability: np.ndarray) -> N
 
 
 def to_mask(probability: np.ndarray, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
-    """Resize a probability map (h, w) and compare it with the threshold: boolean (height, width).
-
-    It is resized first, because the outlines of a resized mask would have steps.
-    """
+    """Resize a probability map (h, w) and compare it with the threshold: boolean (height, width)."""
+    # in this order, because the outlines of a resized mask would have steps
     return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR) > threshold
 
 

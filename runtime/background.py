@@ -18,8 +18,7 @@ MAX_WAITING = 2 * THREADS  # items, each with an image of up to 300 MB
 def prefetch(read: Callable, sources: Iterable, count: int = MAX_WAITING) -> Iterator[Iterator]:
     """Yield an iterator over `read(source)` for each source, in order; up to `count` of them are read ahead.
 
-    An error of `read` is raised when that result is requested. At the end of the context, reads that have not begun are
-    dropped.
+    An error of `read` is raised when that result is requested.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         remaining = iter(sources)

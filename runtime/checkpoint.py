@@ -28,10 +28,7 @@ class CheckpointSaver:
     """Writes a run's files: config.yml, log.csv, curves.png, and its latest, previous and best checkpoints."""
 
     def __init__(self, folder: Path, about: Mapping, resumed: Path | None):
-        """about: entries of each checkpoint besides the training state; its `config` is written to config.yml.
-
-        resumed: the checkpoint that the run continues, in this folder or in another.
-        """
+        """about: entries of each checkpoint besides the training state. resumed: the checkpoint that is continued."""
         self.folder, self.about, self.resumed, self.saved = folder, about, resumed, None
         # the file that the next checkpoint replaces is kept as the previous one only if it is readable and of this run
         self.keep_previous = resumed is not None and resumed.resolve().parent == folder.resolve()
@@ -48,10 +45,7 @@ class CheckpointSaver:
         state.best_iou = state.runtime.broadcast(state.best_iou)
 
     def save(self, state: TrainingState, is_best: bool = False) -> None:
-        """Save the run unless it is saved already; all processes must call this, and the main one writes.
-
-        The latest checkpoint is written last, so that the other files are never older than it.
-        """
+        """Save the run unless it is saved already; all processes must call this, and the main one writes."""
         if self.saved == (state.epoch, state.step):
             return
         contents = {**state.state_dict(), **self.about}
@@ -63,6 +57,7 @@ class CheckpointSaver:
         if is_best:
             save_checkpoint(contents, self.folder / BEST)
         previous = self.folder / PREVIOUS
+        # written last, so that the other files are never older than it
         save_checkpoint(contents, self.folder / LATEST, previous if self.keep_latest else None)
         if not self.keep_previous:
             previous.unlink(missing_ok=True)
@@ -70,10 +65,7 @@ class CheckpointSaver:
 
 
 def restore_training(state: TrainingState, checkpoint: dict, path: Path) -> None:
-    """Restore the training state from a checkpoint of load_checkpoint, and print what the checkpoint lacks.
-
-    Raises InputError if an entry does not fit this run.
-    """
+    """Restore the training state, print what the checkpoint lacks; raises InputError if an entry does not fit."""
     on_plateau = isinstance(state.scheduler, ReduceLROnPlateau)  # the other schedulers need no saved state
     wanted = ("optimizer", "scheduler", "history") if on_plateau else ("optimizer", "history")
     lacking = [key for key in wanted if checkpoint.get(key) is None]
@@ -108,19 +100,20 @@ def check_same_checkpoint(checkpoint: dict | None, path: Path | None, runtime: R
 
 
 def save_checkpoint(state: dict, path: Path, previous: Path | None = None) -> None:
-    """Write a checkpoint; after a crash at any moment the file is the old one or the new one.
+    """Write a checkpoint and read it back before it replaces the old one, which is kept as `previous`, if given.
 
-    The tensors go to the CPU first, so that a host without the device can read them. The file is read back before it
-    replaces the old one, which is kept as `previous` if that is given.
-    Raises InputError naming `path` if it cannot be written.
+    After a crash at any moment the file is the old one or the new one. Raises InputError if it cannot be written.
     """
     path = Path(path)
     if previous and path.is_file():
         with atomic_write(previous) as old:  # it is renamed when this block ends, after the new file is in place
-            _link(path, old)
+            try:
+                os.link(path, old)
+            except OSError:  # some file systems have no hard links
+                shutil.copyfile(path, old)
             save_checkpoint(state, path)
         return
-    state = _to_cpu(state)
+    state = _to_cpu(state)  # so that a host without the device can read it
     with atomic_write(path) as partial:
         try:
             with open(partial, "wb") as file:
@@ -135,9 +128,8 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
     """Read a checkpoint of this or an older edition onto the CPU.
 
     Returns a dict with at least `state_dict` (without `module.` prefixes), `epoch` (finished epochs, 0 if unknown),
-    `step` (steps done in the next one), `processes` (0 if unknown) and `best_iou` (float, or None if unknown); other
-    entries are passed on. A bare state_dict is wrapped. trust: the file may hold any Python objects, which can run
-    code.
+    `step` (steps done in the next one), `processes` (0 if unknown) and `best_iou` (float, or None if unknown).
+    trust: the file may hold any Python objects, which can run code.
     Raises InputError if the file is missing, damaged, no checkpoint, or holds more than weights, numbers and text.
     """
     path = Path(path)
@@ -170,10 +162,7 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
 
 
 def load_latest_checkpoint(path: Path, trust: bool = False) -> tuple[dict, Path]:
-    """Read a checkpoint; returns it and its path. A run's previous one replaces a damaged latest one, with a warning.
-
-    Raises InputError about the latest one if neither can be read.
-    """
+    """Read a checkpoint, or the run's previous one if its latest is damaged; returns it and its path."""
     path = Path(path)
     previous = path.with_name(PREVIOUS)
     try:
@@ -200,12 +189,12 @@ def find_checkpoint(resume: str | None, folder: Path) -> Path | None:
 def _adopt_best_model(resumed: Path, folder: Path, best_iou: float) -> float:
     """Copy the best model of a resumed run into this run's folder; returns the IoU to beat."""
     best, source = folder / BEST, resumed.with_name(BEST)
-    if source.is_file() and not (best.exists() and best.samefile(source)):
-        with atomic_write(best) as partial:
-            shutil.copyfile(source, partial)
-    elif not source.is_file():
+    if not source.is_file():
         best.unlink(missing_ok=True)  # it belongs to another run
         return 0.0  # so that the next epoch's model becomes the best
+    if not (best.exists() and best.samefile(source)):
+        with atomic_write(best) as partial:
+            shutil.copyfile(source, partial)
     return best_iou
 
 
@@ -249,10 +238,3 @@ def _to_cpu(value):
     if isinstance(value, dict):
         return {key: _to_cpu(own) for key, own in value.items()}
     return [_to_cpu(own) for own in value] if isinstance(value, list) else value
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # some file systems have no hard links
-        shutil.copyfile(source, target)

@@ -57,10 +57,7 @@ class Device:
 
     @property
     def saturates_on_overflow(self) -> bool:
-        """Does an overflow give the largest number instead of infinity? It then shows only in a flag of the device.
-
-        True for NPUs in saturation mode, such as the first Ascend 910.
-        """
+        """Does an overflow give the largest number instead of infinity, as on the first Ascend 910?"""
         if self.device.type != "npu":
             return False
         import torch_npu  # only here if an NPU is used
@@ -97,9 +94,7 @@ class Device:
             import torch_npu.profiler as tool
 
             return tool, [tool.ProfilerActivity.CPU, tool.ProfilerActivity.NPU]
-        import torch.profiler as tool  # rarely needed
-
-        return tool, list(tool.supported_activities())
+        return torch.profiler, list(torch.profiler.supported_activities())
 
     def random_state(self) -> torch.Tensor | None:
         """Return the state of the device's random generator; None for the CPU, whose generator is torch's own."""
@@ -120,18 +115,12 @@ class Device:
         return PendingValues(copy, copied)
 
     def configure(
-        self,
-        *,
-        hf32: bool = False,
-        fp32: bool = False,
-        bin_mode: int = 0,
-        precision_mode: str = "allow_mix_precision",
+        self, *, hf32: bool = False, fp32: bool = False, bin_mode: int = 0, precision_mode: str = "allow_mix_precision"
     ) -> None:
         """Set how the device computes.
 
-        hf32, fp32: switch HF32 (NPU) or TF32 (CUDA) on or off for convolutions and matrix products.
-        bin_mode: 1 uses precompiled operators. precision_mode: must_keep_origin_dtype: the NPU does not compute
-        fp32 operators in fp16.
+        hf32, fp32: switch HF32 (NPU) or TF32 (CUDA) on or off for convolutions and matrix products. bin_mode: 1 uses
+        precompiled operators. precision_mode: must_keep_origin_dtype keeps the NPU from computing fp32 in fp16.
         """
         if self.device.type == "npu":
             if bin_mode:
@@ -151,13 +140,8 @@ class Device:
 
 
 def choose_device(name: str) -> tuple[str, int]:
-    """Return the kind of device that `name` asks for, and how many of it there are.
-
-    name: as in `--device`; "auto" takes an NPU if there is one, then a CUDA GPU, then the CPU.
-    Raises InputError if the device is not there.
-    """
-    if name == "npu" or (name == "auto" and _has_npu(required=False)):
-        _has_npu(required=True)
+    """Return the kind of device that `--device` asks for, and how many there are; raises InputError if none is."""
+    if name in ("npu", "auto") and _has_npu(required=name == "npu"):
         return "npu", torch.npu.device_count()
     if name in ("gpu", "cuda") or (name == "auto" and torch.cuda.is_available()):
         if not torch.cuda.is_available():
@@ -172,10 +156,7 @@ def select_device(kind: str, count: int, device_id: int) -> torch.device:
         return torch.device("cpu")
     if not 0 <= device_id < count:
         raise InputError(f"--device_id {device_id}: there are {count} {kind} devices, numbered from 0")
-    if kind == "npu":
-        torch.npu.set_device(device_id)
-    else:
-        torch.cuda.set_device(device_id)
+    torch.get_device_module(kind).set_device(device_id)
     return torch.device(kind, device_id)
 
 

@@ -147,11 +147,9 @@ class Runtime(Device):
 
 
 def init_runtime(device: str = "auto", device_id: int | None = None, launch: Launch | None = None) -> Runtime:
-    """Choose the device and, if there are several processes, connect them.
+    """Choose the device and, if there are several processes, connect them; raises InputError if either fails.
 
-    device: see choose_device. device_id: its number; None: 0, or the local rank. launch: None if the script can only
-    run in a single process.
-    Raises InputError if the device is not there, or if the processes do not connect within the launch's timeout.
+    device_id: None means 0, or the local rank. launch: None if the script can only run in a single process.
     """
     memory.keep_freed_memory()
     ranks = find_ranks(launch or Launch())
@@ -179,9 +177,8 @@ def find_ranks(launch: Launch) -> Ranks:
             count = launch.num_gpus
             raise InputError(f"--rank_id {launch.rank_id}: with --num_gpus {count} the ranks are 0 to {count - 1}")
         all_here = launch.addr in ("127.0.0.1", "localhost", "::1")
-        return Ranks(
-            launch.rank_id, launch.num_gpus, launch.rank_id, launch.num_gpus if all_here else 1, torchrun=False
-        )
+        local_size = launch.num_gpus if all_here else 1
+        return Ranks(launch.rank_id, launch.num_gpus, launch.rank_id, local_size, torchrun=False)
     try:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -196,8 +193,7 @@ def find_ranks(launch: Launch) -> Ranks:
 def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
     """Form the process group: under torchrun as its environment says, else at an address that rank 0 opens.
 
-    kind: kind of device. Raises InputError if the library of collectives is not there, the port is taken, or the other
-    processes do not come.
+    Raises InputError if the library of collectives is not there, the port is taken, or other processes do not come.
     """
     backend = launch.backend or BACKENDS[kind]
     capable = [name for name, kinds in dist.Backend.backend_capability.items() if kind in kinds and name != "fake"]

@@ -31,8 +31,8 @@ class DivergedError(InputError):
 def report_errors():
     """Turn InputError and failures of files and disks into `[Error] …` and exit status 1.
 
-    SIGINT exits with 130, SIGTERM with 143 and SIGUSR1 with 138. Each of them raises an exception, so that cleanup code
-    runs and nothing half written stays. While a run trains, interrupts.handle_signals takes these signals instead.
+    SIGINT, SIGTERM and SIGUSR1 raise exceptions, so that cleanup code runs; the exit status is 128 + their number.
+    While a run trains, interrupts.handle_signals takes these signals instead.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _exit_by_signal)

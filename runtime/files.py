@@ -17,7 +17,6 @@ _counter = itertools.count()  # numbers the partial files of this process
 def atomic_write(path: Path):
     """Yield a temporary name beside `path`; rename it to `path` when it is complete and on the disk.
 
-    The folder is synced too, so that a power cut after the rename does not undo it.
     Raises InputError naming `path` if it cannot be written.
     """
     path = Path(path)
@@ -28,15 +27,20 @@ def atomic_write(path: Path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
+        replace_durably(partial, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def replace_durably(source: Path, target: Path) -> None:
+    """Rename a complete file; a power cut afterwards undoes neither its contents nor its name."""
+    with open(source, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,28 +16,22 @@ class Flags(argparse.Namespace):
 class Flag:
     """What is known of a flag.
 
-    type: parses the text; None: a switch, or one of `choices`.
-    fast: the default of `--recipe fast`, if it is another one.
     same_run: does another value make another run, which `--resume` refuses? (flag, values): only if that flag has one
     of these values.
-    input: a net expects images that are prepared with the value that it was trained with.
-    evaluation: scores can be compared only if they were made with this value.
-    local: may have another value in each process of a run.
-    image_order: changes the order of the images within an epoch.
     """
 
     default: object
-    type: Callable[[str], object] | None
+    type: Callable[[str], object] | None  # parses the text; None: a switch, or one of `choices`
     help: str
     choices: tuple = ()
     aliases: tuple[str, ...] = ()
     metavar: str | None = None
-    fast: object = None
+    fast: object = None  # the default of `--recipe fast`, if it is another one
     same_run: bool | tuple[str, tuple[str, ...]] = False
-    input: bool = False
-    evaluation: bool = False
-    local: bool = False
-    image_order: bool = False
+    input: bool = False  # a net expects images that are prepared with the value that it was trained with
+    evaluation: bool = False  # scores can be compared only if they were made with this value
+    local: bool = False  # may have another value in each process of a run
+    image_order: bool = False  # changes the order of the images within an epoch
 
     def accepts(self, value: object) -> bool:
         """Could the command line give this value?"""

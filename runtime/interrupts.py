@@ -72,9 +72,8 @@ def handle_signals():
 
 @contextlib.contextmanager
 def lock_folder(folder: Path):
-    """Lock a run's folder, which is created if needed. The system releases the lock of a process that dies.
+    """Lock a run's folder, which is created if needed, and removed at the end if it is still empty.
 
-    A folder that is still empty at the end is removed.
     Raises InputError if another process has the lock, or if the folder cannot be written.
     """
     lock = FileLock(folder / ".lock", fallback_to_soft=False)
@@ -100,10 +99,9 @@ def lock_folder(folder: Path):
 
 
 def start_loader_worker(_worker_id: int) -> None:
-    """Prepare a data loading process; for DataLoader's `worker_init_fn`.
+    """Prepare a data loading process, a DataLoader's `worker_init_fn`: only the training process may end it.
 
-    Launchers and schedulers send signals to all processes of a run. The training process then finishes its step, for
-    which it needs the batches of its workers, and ends them afterwards by SIGTERM.
+    Launchers send signals to all processes of a run. The training process then needs batches to finish its step.
     """
     for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)

@@ -12,9 +12,8 @@ USUAL_MMAP_THRESHOLD, USUAL_TRIM_THRESHOLD = 32 * 2**20, 64 * 2**20
 def keep_freed_memory(keep: bool = True) -> bool:
     """Keep freed memory in the process; returns whether the C library can do that.
 
-    A net's activations are allocated and freed in each step. By default glibc returns blocks of such sizes to the
-    system, which must then provide and clear every page again. Measured on 2 cores: training is 1.06 to 1.11 times as
-    fast. keep: False restores the default.
+    By default glibc returns the blocks of a step's activations to the system, which must then provide and clear every
+    page again. Measured on 2 cores: training is 1.06 to 1.11 times as fast. keep: False restores the default.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -23,9 +22,8 @@ def keep_freed_memory(keep: bool = True) -> bool:
         return False
     thresholds = (LARGEST, LARGEST_IN_OLD_GLIBC) if keep else (USUAL_MMAP_THRESHOLD,)
     # setting either threshold stops both from adapting, so the second is set only if the first was accepted
-    done = any(set_option(MMAP_THRESHOLD, size) for size in thresholds) and set_option(
-        TRIM_THRESHOLD, 2 * LARGEST - 1 if keep else USUAL_TRIM_THRESHOLD
-    )
+    trim_threshold = 2 * LARGEST - 1 if keep else USUAL_TRIM_THRESHOLD
+    done = any(set_option(MMAP_THRESHOLD, size) for size in thresholds) and set_option(TRIM_THRESHOLD, trim_threshold)
     if not keep:
         trim(0)
     return bool(done)

@@ -14,9 +14,7 @@ from runtime.files import read_bytes
 class OnnxModel(nn.Module):
     """The net of an ONNX file: images (N, 3, height, width) → logits (N, num_classes, height, width), on the CPU.
 
-    If the file has several outputs, the last one is used, as with deep supervision. If its batch size is fixed, other
-    batches are split and padded. `metadata` holds the file's own notes. `set_size` must be called before the first use.
-
+    If the batch size is fixed, other batches are split and padded. `set_size` must be called before the first use.
     Raises InputError if the file is not a net for color images.
     """
 
@@ -41,6 +39,7 @@ class OnnxModel(nn.Module):
         self.batch_size, channels, *self.fixed_size = axes
         if channels not in (3, None):
             raise InputError(f"{path}: its net takes {channels} channels, but images are read with 3")
+        # of several heads, the last one is the best
         self.input, self.output = inputs[0].name, self.session.get_outputs()[-1].name
         try:
             self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
@@ -53,10 +52,9 @@ class OnnxModel(nn.Module):
         return self.fixed_size == [None, None]
 
     def set_size(self, height: int, width: int, multiple_of: int) -> None:
-        """Choose the size of the images and try the net with it once, which gives `num_classes`.
+        """Choose the size of the images, unless the file fixes it, and try the net once, which gives `num_classes`.
 
-        An axis that the file fixes keeps its size. multiple_of: what nets of open size need.
-        Raises InputError if the net cannot be run, or does not give a number for each class and pixel.
+        multiple_of: what nets of open size need. Raises InputError if the net cannot be run, or does not segment.
         """
         self.size = self.fixed_size[0] or height, self.fixed_size[1] or width
         sides = [side + -side % multiple_of for side in self.size] if self.any_size else self.size
@@ -65,8 +63,9 @@ class OnnxModel(nn.Module):
         except Exception as error:
             raise InputError(f"{self.path}: onnxruntime cannot run its net ({_reason(error)})") from error
         if output.ndim != 4 or output.shape != (self.batch_size or 1, output.shape[1], *sides) or not output.shape[1]:
+            shape = "×".join(map(str, output.shape))
             raise InputError(
-                f"{self.path}: its last output is {_times(output.shape)} for {sides[0]}×{sides[1]} images; a net that "
+                f"{self.path}: its last output is {shape} for {sides[0]}×{sides[1]} images; a net that "
                 "segments has a number for each class and pixel"
             )
         self.num_classes = output.shape[1]
@@ -84,7 +83,3 @@ class OnnxModel(nn.Module):
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))

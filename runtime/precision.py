@@ -18,29 +18,23 @@ from runtime.precision_levels import Autocast, MasterWeights, Precision, PureHal
 
 
 def choose_opt_level(amp: bool | None, opt_level: str, precision_mode: str, device: Device) -> str:
-    """Return the run's level: `opt_level` if mixed precision is on, else O0.
-
-    amp: the flag --amp/--no-amp; None: on for accelerators. The precision mode must_keep_origin_dtype switches it off.
-    """
+    """Return the run's level: `opt_level` if mixed precision is on, else O0. amp: None means on for accelerators."""
     if precision_mode == "must_keep_origin_dtype" or not (device.is_accelerator if amp is None else amp):
         return "O0"
     return opt_level
 
 
 def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, level: str, loss_scale: float):
-    """Cast the model for the level, give the optimizer fp32 master weights if the level has them; return the Precision.
+    """Return the Precision of a level, with the model cast and the optimizer given fp32 master weights if it has them.
 
-    model: holds its fp32 weights, on the device. optimizer: has not stepped yet. loss_scale: for O1 and O2; -1 means
-    dynamic.
+    model: with its fp32 weights, on the device. loss_scale: for O1 and O2; -1 means dynamic.
     """
     if level != "O0":
         warn_if_half_is_slow(device)
-    if level in ("O0", "O3"):
-        loss_scale = 1.0
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    if level != "O0" and find_apex(device):
-        precision = Apex(model, optimizer, level, loss_scale)
+    if _by_apex(level, device):
+        precision = Apex(model, optimizer, level, 1.0 if level == "O3" else loss_scale)
     else:
         levels = {"O0": Precision, "O1": Autocast, "O2": MasterWeights, "O3": PureHalf}
         precision = levels[level](model, optimizer, device, loss_scale)
@@ -58,7 +52,7 @@ def adam(
     parameters: Iterable[nn.Parameter] | list[dict], device: Device, level: str, decoupled: bool = False, **settings
 ) -> torch.optim.Optimizer:
     """Return Adam, or AdamW with `decoupled` weight decay; fused if available. settings: lr, weight_decay."""
-    if level != "O0" and find_apex(device):
+    if _by_apex(level, device):
         if level == "O3":  # Ascend's apex accepts no fused optimizer with it
             return (torch.optim.AdamW if decoupled else torch.optim.Adam)(parameters, **settings)
         optimizers = importlib.import_module("apex.optimizers")
@@ -76,28 +70,27 @@ def param_groups_weight_decay(model: nn.Module, weight_decay: float) -> list[dic
     ]
 
 
-def find_apex(device: Device):
-    """Return NVIDIA's or Ascend's apex if it is installed and the device is an accelerator, else None."""
-    return _import_apex() if device.is_accelerator else None
+def _by_apex(level: str, device: Device) -> bool:
+    return level != "O0" and device.is_accelerator and has_apex()
 
 
 @functools.cache  # so that the warning is printed once
-def _import_apex():
+def has_apex() -> bool:
+    """Is NVIDIA's or Ascend's apex installed? Warns if another package has this name."""
     try:
-        apex = importlib.import_module("apex")
         if callable(importlib.import_module("apex.amp").initialize):
-            return apex
+            return True
         reason = "its amp has no initialize"
     except Exception as error:  # an unrelated package of this name may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == "apex":
-            return None
+            return False
         reason = str(error)
     print(
         f"warning: the installed `apex` is ignored ({reason}); PyPI's package of that name is unrelated: "
         "uninstall it, or build Ascend's or NVIDIA's from source",
         file=sys.stderr,
     )
-    return None
+    return False
 
 
 class Apex(Precision):

@@ -13,11 +13,7 @@ NORMS = nn.modules.batchnorm._BatchNorm  # private, but the only common base of 
 
 
 class Precision:
-    """O0, plain fp32, and the interface of all levels.
-
-    model: the cast model, which computes. optimizer: steps on fp32 weights (O3: half). names: the names of these
-    weights, in the optimizer's order.
-    """
+    """O0, plain fp32, and the interface of all levels. names: of the optimizer's weights, in its order."""
 
     name = "fp32"
 
@@ -26,10 +22,9 @@ class Precision:
         self.names: list[str] = []
 
     def step(self, loss: Tensor) -> Tensor | int:
-        """Run the backward pass of a fp32 loss and let the optimizer step.
+        """Run the backward pass and let the optimizer step; returns 1 if an overflow skipped the step, else 0.
 
-        Returns 1 if the step was skipped because its gradients overflowed, else 0: a tensor on the device if reading
-        the number would wait for the device.
+        The number is a tensor on the device if reading it would wait for the device.
         """
         self.optimizer.zero_grad()
         loss.backward()
@@ -58,7 +53,7 @@ class Precision:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore a dynamic loss scale from a state_dict of apex's format; a static scale is set by this run's flag."""
+        """Restore a dynamic loss scale; a static one is set by this run's flag."""
 
 
 class PureHalf(Precision):

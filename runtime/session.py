@@ -17,8 +17,6 @@ from runtime.state import TrainingState
 def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
     """Yield the Runtime of a run of train.py whose files are in `folder`; disconnect the processes at its end.
 
-    The main process locks the folder, unless the run only evaluates. The other processes print to a log of their own,
-    `rank<k>.log` or `eval_rank<k>.log` in the folder.
     Raises InputError if the device is missing, the processes do not connect, or another run has the folder.
     """
     launch = Launch(args.rank_id, args.num_gpus, args.addr, args.port, args.dist_backend, args.dist_timeout)
@@ -38,10 +36,9 @@ def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
 
 @contextlib.contextmanager
 def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver):
-    """Yield (stop, profile_step) for the training loop, and save the run if a signal stops it.
+    """Yield a StopRequest for the training loop and a function to call after each of its steps.
 
-    stop: a StopRequest, for engine's loops, which raise Interrupted after their step. The run is then saved, and the
-    process exits with the signal's code. profile_step: is to be called after each step.
+    If the loop raises Interrupted, save the run and exit with the signal's code.
     """
     runtime = state.runtime
     profile = profile_steps(runtime, args.profiling, args.start_step, args.stop_step, saver.folder / "profile")
@@ -58,10 +55,7 @@ def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver)
 
 @contextlib.contextmanager
 def profile_steps(runtime: Runtime, tool: str, start: int, stop: int, folder: Path):
-    """Yield a function to call after each training step; the steps [start, stop) are traced unless `tool` is "False".
-
-    The main process writes its trace into `folder`: that of the NPU's own profiler, or torch.profiler's Chrome trace.
-    """
+    """Yield a function to call after each step; the main process's steps [start, stop) are traced into `folder`."""
     if tool == "False" or not runtime.is_main:
         yield lambda: None
         return

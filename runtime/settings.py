@@ -19,7 +19,6 @@ MAX_PATH_LENGTH = 4000
 def recorded_settings(checkpoint: dict, path: Path, flags: Mapping[str, Flag]) -> dict:
     """Return all flags that a checkpoint was trained with: its own record, else the config.yml beside it.
 
-    flags: are checked, and get their default if they are not recorded.
     `batch_size` is that of one process, on which the batch IoU depends.
     Raises InputError naming the file and the flag if one of `flags` has an impossible value.
     """
@@ -42,7 +41,7 @@ def recorded_settings(checkpoint: dict, path: Path, flags: Mapping[str, Flag]) -
 def apply_recorded_settings(args: Flags, settings: Mapping, flags: Mapping[str, Flag], world_size: int = 1) -> None:
     """Set each of `flags` that is not on the command line to its recorded value, and print what is not the default.
 
-    settings: of recorded_settings. world_size: number of processes, each of which gets the recorded batch size.
+    world_size: number of processes, each of which gets the recorded batch size.
     """
     taken = {}
     for name, flag in flags.items():
@@ -86,7 +85,7 @@ def check_same_run(checkpoint: dict, path: Path, args: Flags, data: Mapping, fla
     """Raise InputError if flags or images differ from the checkpoint's, so that this would be another run.
 
     With `--resume_anyway`, print the differences and remove from the checkpoint what cannot continue.
-    data: of dataset.describe. A checkpoint without flags, or without a description of its data, is not compared.
+    data: of dataset.describe.
     """
     differing = {}
     with checkpoint_errors(path):
@@ -115,10 +114,7 @@ def check_same_run(checkpoint: dict, path: Path, args: Flags, data: Mapping, fla
 
 
 def run_differences(recorded: Mapping, current: Mapping, flags: Mapping[str, Flag]) -> dict[str, str]:
-    """Compare the flags of two runs; returns those that make them different runs, each with its description.
-
-    A run that does not record a flag had its default.
-    """
+    """Compare the flags of two runs; returns those that make them different runs, each with its description."""
     differing = {}
     for name, flag in flags.items():
         condition = flag.same_run
@@ -141,16 +137,8 @@ def _data_differences(recorded: Mapping, current: Mapping) -> dict[str, str]:
     return differing
 
 
-def settings_to_metadata(settings: Mapping, flags: Mapping[str, Flag]) -> dict[str, str]:
-    """Return the settings as text, as an ONNX file records them."""
-    return {name: str(settings[name]) for name in flags}
-
-
 def settings_from_metadata(metadata: Mapping[str, str], path: Path, flags: Mapping[str, Flag]) -> dict:
-    """Return the settings that an ONNX file records; the defaults of `flags` that it does not.
-
-    Raises InputError naming the file if it records an unknown value.
-    """
+    """Return the settings that an ONNX file records as text, or their defaults; raises InputError if one is unknown."""
     settings = {name: flag.default for name, flag in flags.items()}
     for name in metadata.keys() & flags.keys():
         text = metadata[name]

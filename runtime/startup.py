@@ -16,11 +16,7 @@ PACKAGES += ("matplotlib", "onnx", "onnxruntime")
 
 
 def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Namespace:
-    """Parse the command line, then check the packages; for scripts, before their imports.
-
-    `--help` and a mistyped flag are thus answered at once. Exits with one sentence if a package is missing or, if
-    `needs_torch`, torch cannot be loaded.
-    """
+    """Parse the command line, then exit with one sentence if a package is missing or torch cannot be loaded."""
     escape_unencodable_output()
     args = parse()
     exit_quietly_on_sigint()

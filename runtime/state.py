@@ -18,14 +18,12 @@ PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 class ModelEma(AveragedModel):
-    """The EMA of a net's weights and BatchNorm statistics, in fp32, on the net's device; `module` is the averaged net.
+    """The EMA of a net's fp32 weights and BatchNorm statistics; `module` is the averaged net.
 
-    decay: share of the average that remains at each step, in (0, 1). It is lower in the first steps, (1 + n) / (10 + n)
-    after n steps, so that the random initial weights are soon forgotten.
+    decay: share of the average that remains at each step, in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        """model: has fp32 weights; the average starts as a copy of them."""
         super().__init__(model)
         self.module.eval().requires_grad_(False)
         self.decay = decay
@@ -34,11 +32,10 @@ class ModelEma(AveragedModel):
     def update(self, weights: dict[str, Tensor]) -> None:
         """Take in the weights after a step: a state_dict of the same net in fp32.
 
-        Unlike AveragedModel.update_parameters, it does not wait for the device in each step, and it takes a state_dict:
-        under O2 the fp32 weights are in the optimizer.
+        AveragedModel.update_parameters takes a model, whose weights are half under O2, and waits for the device.
         """
         steps = int(self.n_averaged)  # a tensor on the CPU
-        decay = min(self.decay, (1 + steps) / (10 + steps))
+        decay = min(self.decay, (1 + steps) / (10 + steps))  # the random initial weights are soon forgotten
         average = self.module.state_dict()
         floating = [name for name, value in average.items() if value.is_floating_point()]
         lerp = get_ema_multi_avg_fn(decay)
@@ -49,11 +46,7 @@ class ModelEma(AveragedModel):
 
 
 class TrainingState:
-    """Model, EMA, optimizer with precision, scheduler, and the run's progress.
-
-    net: the model as it is trained, with DistributedDataParallel if there are several processes.
-    epoch: number of finished epochs. step: number of steps done in the next one. history: a row of log.csv per epoch.
-    """
+    """Model, EMA, optimizer with precision, scheduler, and the run's progress."""
 
     def __init__(
         self,
@@ -65,16 +58,18 @@ class TrainingState:
         epochs: int,
         steps_per_epoch: int,
     ):
-        """logger: a MetricLogger, which counts the steps. epochs: their number in the whole run."""
+        """net: the model, with DistributedDataParallel if there are several processes. logger: a MetricLogger."""
         self.net, self.precision, self.ema, self.scheduler = net, precision, ema, scheduler
         self.logger, self.runtime = logger, logger.runtime
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.epoch, self.best_iou, self.stale_epochs = 0, 0.0, 0  # stale: epochs since the best one
-        self.history: list[dict] = []
+        # the finished epochs, and those since the best one
+        self.epoch, self.best_iou, self.stale_epochs = 0, 0.0, 0
+        self.history: list[dict] = []  # a row of log.csv per epoch
         self.trained_random_states: dict | None = None  # those after an epoch's last step, until the epoch is finished
 
     @property
     def step(self) -> int:
+        """Number of steps done in the unfinished epoch."""
         return self.logger.step
 
     @property
@@ -99,11 +94,7 @@ class TrainingState:
             self.scheduler.step()
 
     def before_validation(self) -> None:
-        """Prepare the validation that follows an epoch's last step.
-
-        Averages the EMA's BatchNorm statistics over the processes. Keeps the random states: if the validation is
-        interrupted, a resumed run repeats it from them.
-        """
+        """Average the EMA's statistics over the processes; keep the random states, in case validation is repeated."""
         self.trained_random_states = get_random_states(self.runtime)
         if self.ema:
             self.runtime.mean_(statistics(self.ema.module).values())
@@ -111,8 +102,7 @@ class TrainingState:
     def finish_epoch(self, row: dict) -> bool:
         """Take in a finished epoch's row of log.csv and step the scheduler; returns whether it is the best so far.
 
-        row: must have `val_loss` and `val_iou`. Raises DivergedError if the loss is not finite: an epoch's last step
-        can ruin the weights, which does not show in its own loss.
+        Raises DivergedError if `val_loss` is not finite: only there it shows that the last step ruined the weights.
         """
         if not math.isfinite(row["val_loss"]):
             raise DivergedError(f"the validation loss is {row['val_loss']} after epoch {self.epoch + 1}")
@@ -136,7 +126,7 @@ class TrainingState:
     def state_dict(self) -> dict:
         """Return all that a later run needs to continue from here; all processes must call this.
 
-        With an EMA, the entry `state_dict` holds the EMA's weights, and the entry `trained` those of the model.
+        With an EMA, `state_dict` in it holds the EMA's weights, and `trained` those of the model.
         Raises DivergedError if a weight is not a finite number.
         """
         weights = self.precision.weights()
@@ -176,7 +166,6 @@ class TrainingState:
     def load_state_dict(self, checkpoint: dict) -> None:
         """Restore a checkpoint of load_checkpoint; entries that it lacks keep their initial value.
 
-        The schedule follows this run's flags.
         Raises one of checkpoint.MISFIT_ERRORS if an entry is not one that train.py writes.
         """
         trained = checkpoint.get("trained", {})
@@ -216,11 +205,8 @@ class TrainingState:
                 steps = min(steps * self.steps_per_epoch + self.step, self.scheduler.total_steps - 1)
             fast_forward(self.scheduler, steps)
         elif checkpoint.get("scheduler"):
-            # only the counters; factor, patience and min_lr are those of this run's flags
-            seen = {key: checkpoint["scheduler"][key] for key in PLATEAU_STATE}
-            self.scheduler.load_state_dict(
-                {key: value + 0 for key, value in seen.items()}
-            )  # + 0 raises if it is no number
+            # only the counters; the rest follows this run's flags; + 0 raises if one is no number
+            self.scheduler.load_state_dict({key: checkpoint["scheduler"][key] + 0 for key in PLATEAU_STATE})
 
 
 def is_per_step(scheduler) -> bool:
@@ -231,8 +217,7 @@ def is_per_step(scheduler) -> bool:
 def fast_forward(scheduler, steps: int) -> None:
     """Step a new scheduler `steps` times, which gives its exact state without a saved one.
 
-    The learning rates of train.SCHEDULERS follow from the initial one and the number of steps. A scheduler that changes
-    the learning rate when it is created, such as LinearLR, would need its saved state instead.
+    A scheduler that changes the learning rate when it is created, such as LinearLR, would need its saved state.
     """
     for group in scheduler.optimizer.param_groups:
         group["lr"] = group["initial_lr"]

@@ -1,7 +1,6 @@
 """Download one large zip over an unreliable connection: resume it, check it, and only then give it its name."""
 
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runtime.errors import DISK_ERRORS, InputError
-from runtime.files import sync_folder
+from runtime.files import replace_durably
 
 PAGE = "https://bbbc.broadinstitute.org/BBBC038"
 ATTEMPTS = 5
@@ -23,9 +22,8 @@ TEMPORARY_STATUS = (408, 429, 500, 502, 503, 504)
 def fetch_zip(url: str, target: Path, attempts: int = ATTEMPTS, pause: float = 2.0) -> None:
     """Download `url` to `target`, resuming from `<target>.part` if an earlier download was interrupted.
 
-    After `pause` seconds, a lost connection or a busy server is tried again, up to `attempts` times without any
-    progress. Raises InputError naming the page of the data set if the server cannot be reached or does not have the
-    file, if the attempts are used up, or if the file is damaged.
+    Tries again after `pause` seconds, up to `attempts` times without progress. Raises InputError with the data set's
+    page if the file cannot be downloaded, or is damaged.
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -47,10 +45,7 @@ def fetch_zip(url: str, target: Path, attempts: int = ATTEMPTS, pause: float = 2
     if damage := _find_damage(part):
         part.unlink()  # there is no way to find the wrong bytes
         raise InputError(f"{url}: the downloaded file is damaged ({damage}) and was removed; try again, or {by_hand}")
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, target)
-    sync_folder(target.parent)
+    replace_durably(part, target)
 
 
 def _reason(error: Exception, part: Path) -> str:

@@ -10,10 +10,8 @@ from multiprocessing import get_context
 
 
 def process_pool(workers: int, initializer: Callable | None = None, *initargs) -> ProcessPoolExecutor:
-    """Return a pool of `workers` processes, each of which first calls `initializer(*initargs)`.
-
-    They are spawned, because a forked process can wait forever for a lock that a thread of its parent held.
-    """
+    """Return a pool of `workers` processes, each of which first calls `initializer(*initargs)`."""
+    # spawned, because a forked process can wait forever for a lock that a thread of its parent held
     return ProcessPoolExecutor(workers, get_context("spawn"), _start, (os.getpid(), initializer, initargs))
 
 

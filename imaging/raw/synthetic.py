@@ -87,10 +87,7 @@ def _scatter(rng: np.random.Generator, size: tuple[int, int], count: int, margin
 def _place_nuclei(
     rng: np.random.Generator, size: tuple[int, int], diameter: float, coverage: float, aspect: float, crowding: float
 ) -> tuple[np.ndarray, float]:
-    """Return labels, uint16 (H, W), 1..n, and the direction (radians) in which long nuclei point.
-
-    crowding: the share of nuclei that are placed beside an earlier one, so that they touch it.
-    """
+    """Return labels, uint16 (H, W), 1..n, and the direction (radians) of long nuclei; crowding: share that touches."""
     labels = np.zeros(size, np.uint16)
     count = max(1, round(coverage * labels.size / (np.pi / 4 * diameter**2)))
     centers = _scatter(rng, size, count, 0.4 * diameter)
