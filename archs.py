@@ -54,15 +54,9 @@ class _UNetBase(nn.Module):
 
 
 class UNet(_UNetBase):
-    """UNet with 32 to 512 channels and one head.
+    """UNet with 32 to 512 channels and one head: (N, input_channels, H, W) → logits (N, num_classes, H, W).
 
-    Args:
-        num_classes: channels of the output, at least 1.
-        input_channels: channels of the input, at least 1.
-        deep_supervision: must be False; it is there so that both models take the same arguments.
-
-    `forward` takes (N, input_channels, H, W), H and W multiples of 16, and returns logits (N, num_classes, H, W).
-    Raises ValueError for any other shape.
+    H and W are multiples of 16; `forward` raises ValueError for other shapes. deep_supervision: must be False.
     """
 
     def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):
@@ -89,16 +83,10 @@ class UNet(_UNetBase):
 
 
 class NestedUNet(_UNetBase):
-    """UNet++: nested UNets of increasing depth that share their encoder.
+    """UNet++: nested UNets of increasing depth that share their encoder. Shapes and errors are those of UNet.
 
-    Args:
-        num_classes: channels of each output, at least 1.
-        input_channels: channels of the input, at least 1.
-        deep_supervision: if True, each column of the top row has its own head.
-
-    `forward` takes (N, input_channels, H, W), H and W multiples of 16, and returns logits (N, num_classes, H, W). With
-    deep supervision it returns a list of four such tensors; the last one is the best.
-    Raises ValueError for any other shape.
+    deep_supervision: each column of the top row has its own head; `forward` returns a list of four logits, the best
+    last.
     """
 
     def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):
@@ -131,9 +119,9 @@ ARCHS = {"UNet": UNet, "NestedUNet": NestedUNet}
 
 
 def describe(state_dict: dict[str, Tensor]) -> dict:
-    """Derive `arch`, `num_classes`, `input_channels` and `deep_supervision` from a model's weights.
+    """Derive the name and arguments of a model, which old checkpoints do not record, from its weights.
 
-    Old checkpoints do not record them. Raises ValueError if the weights are not those of a model in ARCHS.
+    Raises ValueError if the weights are not those of a model in ARCHS.
     """
     head = state_dict.get("final.weight", state_dict.get("final4.weight"))
     stem = state_dict.get("conv0_0.conv1.weight")
@@ -148,10 +136,7 @@ def describe(state_dict: dict[str, Tensor]) -> dict:
 
 
 def from_state_dict(state_dict: dict[str, Tensor]) -> nn.Module:
-    """Build the model that the weights belong to and load them into it.
-
-    Raises ValueError if the names or shapes are not those of a model in ARCHS.
-    """
+    """Build the model of the weights and load them into it; raises ValueError if they are not of a model in ARCHS."""
     description = describe(state_dict)
     model = ARCHS[description.pop("arch")](**description)
     try:

@@ -29,10 +29,9 @@ warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
 
 
 def split_ids(ids: list[str], inner: bool = False) -> tuple[list[str], list[str]]:
-    """Return the training and validation ids: a fifth of the images, chosen with the recipe's seed, validates.
+    """Return the training and validation ids, a fifth of all; raises InputError if there are too few images.
 
     inner: split the training ids in the same way, to choose settings without fitting them to the validation images.
-    Raises InputError if there are too few images.
     """
     if len(ids) < (needed := 3 if inner else 2):
         what, remedy = ("--inner_split", "add some or omit the flag") if inner else ("the split", "add some")
@@ -160,10 +159,7 @@ def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:
 
 
 class EpochBatchSampler(Sampler):
-    """Yields one rank's share of each training batch, as a list of (epoch, index); drops the last incomplete batch.
-
-    Over all ranks, the batches are those of a single process: the order depends on (seed, epoch) alone.
-    """
+    """Yields one rank's share of each full batch, as a list of (epoch, index), in an order by (seed, epoch) alone."""
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, seed, 0, 0
@@ -199,9 +195,9 @@ def batch_size_per_rank(batch_size: int, world_size: int) -> int:
 def train_loader(
     data: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Return a loader of a rank's shares of the shuffled training batches; raises InputError for too few images.
+    """Return a loader of a rank's shares of the shuffled training batches; sizes as in `val_loader`.
 
-    batch_size and num_workers are totals over all ranks.
+    Raises InputError if there are fewer images than batch_size.
     """
     if len(data) < batch_size:
         raise InputError(f"--batch_size {batch_size} is more than the {len(data)} training images; lower it")

@@ -11,7 +11,8 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import cv2
@@ -131,18 +132,6 @@ def unique_names(paths: list[Path]) -> list[str]:
     return chosen
 
 
-def or_error(read: Callable[..., tuple]) -> Callable[..., tuple]:
-    """Return a function that does what `read` does, but returns a tuple of the InputError that `read` raises."""
-
-    def read_or_error(source: object) -> tuple:
-        try:
-            return read(source)
-        except InputError as error:
-            return (error,)
-
-    return read_or_error
-
-
 def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[Gallery, int]:
     """Segment the files of `--input`; returns the gallery and how many files could not be read."""
     paths = find_images(args.input)
@@ -155,23 +144,25 @@ def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[
         image = read_image(path)
         return image, augment.to_input(transform(image=image)["image"], args.divide_twice)
 
-    def batches(found: Iterator[tuple]) -> Iterator[torch.Tensor]:
+    def batches(found: Iterator[Future]) -> Iterator[torch.Tensor]:
         nonlocal failed
         batch = []
-        for name, (image, *rest) in zip(unique_names(paths), tqdm(found, total=len(paths), disable=None, unit="image")):
-            if isinstance(image, InputError):
+        for name, future in zip(unique_names(paths), tqdm(found, total=len(paths), disable=None, unit="image")):
+            try:
+                image, network_input = future.result()
+            except InputError as error:
                 failed += 1
-                print(f"[Error] {names.printable(image)}", file=sys.stderr)
+                print(f"[Error] {names.printable(error)}", file=sys.stderr)
                 continue
             pending.append((name, image))
-            batch += rest
+            batch.append(network_input)
             if len(batch) == batch_size:
                 yield torch.stack(batch)
                 batch = []
         if batch:
             yield torch.stack(batch)
 
-    with prefetch(or_error(read), paths) as found, BackgroundPool() as pool:
+    with prefetch(read, paths) as found, BackgroundPool() as pool:
         gallery = Gallery(Path(args.output), len(paths), args.threshold, pool)
         for probabilities in engine.predict(model, batches(found), runtime):
             for (name, image), probability in zip(pending, probabilities.numpy()):
@@ -186,15 +177,13 @@ def segment_validation(model: nn.Module, args: Namespace, runtime: Runtime) -> G
     print(f"data: {args.data_path}, the {len(data)} images of the validation split")
     loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.is_accelerator)
     # the pictures have the original size; the loader has the same ids in the same order, without unreadable ones
-    with prefetch(or_error(data.read), data.ids) as found, BackgroundPool() as pool:
+    with prefetch(data.read, data.ids) as found, BackgroundPool() as pool:
         gallery, originals = Gallery(Path(args.output), len(data), args.threshold, pool), zip(data.ids, found)
 
         def add(logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
             for img_id, probability in zip(ids, torch.sigmoid(logits).cpu().numpy()):
-                image, *masks = next(original for other, original in originals if other == img_id)
-                if isinstance(image, InputError):
-                    raise image
-                gallery.add(img_id, image, probability, masks[0].transpose(2, 0, 1) > 127)
+                image, masks = next(original for other, original in originals if other == img_id).result()
+                gallery.add(img_id, image, probability, masks.transpose(2, 0, 1) > 127)
 
         engine.evaluate(model, loader, engine.build_criterion(args.loss), runtime, add)
     return gallery

@@ -159,10 +159,7 @@ def check_architecture(checkpoint: dict, path: Path, flags: Mapping[str, object]
 
 
 def init_from_pretrained(state: TrainingState, checkpoint: dict, path: Path) -> None:
-    """Load a checkpoint's weights for a new run; heads for another number of classes stay random.
-
-    Raises InputError if any weight outside the heads differs in name or shape.
-    """
+    """Load a checkpoint's weights for a new run, but not misfitting heads; raises InputError for other misfits."""
     weights, own = checkpoint["state_dict"], state.precision.weights()
     differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     body = [name for name in differing if not name.startswith("final")]

@@ -30,10 +30,7 @@ class BCEWithLogitsLoss(nn.Module):
 
 
 class BCEDiceLoss(nn.Module):
-    """0.5 · BCE + 1 − mean soft Dice of the images; logits and targets in [0, 1] are (N, C, H, W); returns a scalar.
-
-    The Dice of an image takes the pixels of all its classes together, smoothed with 1e-5.
-    """
+    """0.5 · BCE + 1 − mean soft Dice of the images; logits and targets in [0, 1] are (N, C, H, W); returns a scalar."""
 
     smooth = 1e-5
 
@@ -41,7 +38,7 @@ class BCEDiceLoss(nn.Module):
         _check(logits, target)
         logits, target = _at_least_float32(logits), _at_least_float32(target)
         bce = F.binary_cross_entropy_with_logits(logits, target)
-        probability, target = torch.sigmoid(logits).flatten(1), target.flatten(1)
+        probability, target = torch.sigmoid(logits).flatten(1), target.flatten(1)  # all classes of an image together
         intersection = (probability * target).sum(1)
         dice = (2 * intersection + self.smooth) / (probability.sum(1) + target.sum(1) + self.smooth)
         return 0.5 * bce + 1 - dice.mean()
@@ -67,10 +64,7 @@ class LovaszHingeLoss(nn.Module):
 
     @staticmethod
     def _jaccard_steps(target: Tensor) -> Tensor:
-        """Return by how much each pixel raises the Jaccard loss if the pixels of a row (R, P) become wrong one by one.
-
-        The pixels are sorted by error, largest first.
-        """
+        """Return by how much each pixel of rows (R, P), sorted by error, raises the Jaccard loss if it is wrong too."""
         total = target.sum(1, keepdim=True)
         seen = target.cumsum(1)
         rank = torch.arange(1, target.shape[1] + 1, device=target.device, dtype=target.dtype)

@@ -42,11 +42,7 @@ def mask_dice(output: Tensor, target: Tensor) -> Tensor:
 
 
 def dice_coef(output: Tensor, target: Tensor) -> Tensor:
-    """Return the soft Dice over the whole batch at once: of probabilities and soft targets, without thresholds.
-
-    output: logits of any shape; target: the same shape, in [0, 1]. Returns a 0-dimensional tensor in (0, 1] on the
-    device of `output`. Raises ValueError if the shapes differ.
-    """
+    """Return the soft Dice over the whole batch at once, without thresholds; arguments as in `iou_score`."""
     _check(output, target)
     probability, target = torch.sigmoid(output).float(), target.float()
     return (2 * (probability * target).sum() + SMOOTH) / (probability.sum() + target.sum() + SMOOTH)
@@ -61,7 +57,7 @@ def average_precision(predicted: np.ndarray, true: np.ndarray, thresholds: tuple
     """Return the score of the 2018 Data Science Bowl: the mean of TP / (TP + FP + FN) over thresholds of IoU.
 
     predicted, true: instance labels (H, W), whole numbers from 0; 0 is background. Two nuclei match if their IoU is
-    above the threshold. Thresholds are at least 0.5, so that no nucleus can match twice. Two empty images score 1.
+    above the threshold; from 0.5 on, none can match twice. Two empty images score 1.
     Raises ValueError if the shapes differ or a threshold is outside [0.5, 1).
     """
     if predicted.shape != true.shape:

@@ -1,8 +1,4 @@
-"""The command line of every script. No torch in here, so that `--help` and a mistyped flag are answered at once.
-
-FLAGS holds all that is known of train.py's flags. The parser, the checks of recorded settings and the comparison of
-runs at `--resume` are derived from it.
-"""
+"""The command line of every script. No torch in here, so that `--help` and a mistyped flag are answered at once."""
 
 import argparse
 from dataclasses import replace

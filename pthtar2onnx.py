@@ -22,16 +22,14 @@ import utils
 from runtime.distributed import init_runtime
 from runtime.errors import InputError
 from runtime.files import atomic_write
+from runtime.names import one_line
 from runtime.settings import apply_recorded_settings, recorded_settings
 
 TOLERANCE = 1e-4
 
 
 def export(model: nn.Module, example: torch.Tensor, path: Path, opset: int, dynamic: bool) -> list[str]:
-    """Write the net's graph for inputs like `example` (N, 3, H, W) to `path`; returns the names of its outputs.
-
-    It uses the TorchScript exporter: the newer one needs opset 18, and Ascend's ATC needs a lower one.
-    """
+    """Write the net's graph for inputs like `example` (N, 3, H, W) to `path`; returns the names of its outputs."""
     heads = 4 if getattr(model, "deep_supervision", False) else 1
     outputs = [f"output{k}" for k in range(1, heads + 1)]
     axes = {name: {0: "batch", 2: "height", 3: "width"} for name in ["actual_input_1", *outputs]}
@@ -45,7 +43,7 @@ def export(model: nn.Module, example: torch.Tensor, path: Path, opset: int, dyna
             input_names=["actual_input_1"],
             output_names=outputs,
             dynamic_axes=axes if dynamic else None,
-            dynamo=False,
+            dynamo=False,  # the newer exporter needs opset 18, and Ascend's ATC needs a lower one
         )
     return outputs
 
@@ -73,17 +71,13 @@ def example_inputs(args: Namespace, channels: int) -> list[torch.Tensor]:
 
 
 def write_checked(model: nn.Module, args: Namespace, metadata: dict[str, str], source: Path) -> None:
-    """Export the model to `--output`; raises InputError, and leaves an old file there, if the outputs differ.
-
-    metadata: notes for demo.py in the file. source: the checkpoint, for error messages.
-    """
+    """Export the model with its metadata to `--output`; raises InputError, and keeps the old file, if it is wrong."""
     examples, target = example_inputs(args, model.input_channels), Path(args.output)
     with atomic_write(target) as partial:
         try:
             outputs = export(model, examples[0], partial, args.opset, args.dynamic)
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"--opset {args.opset}: torch cannot export to it ({reason})") from error
+            raise InputError(f"--opset {args.opset}: torch cannot export to it ({one_line(error)})") from error
         graph = onnx.load(partial)
         onnx.helper.set_model_props(graph, metadata)
         onnx.save(graph, partial)

@@ -65,12 +65,8 @@ class MetricLogger:
         self.batch_size = 0  # over all processes
         self.skipped = 0  # steps, because their gradients overflowed
         self.unreadable = 0  # images that were replaced by others
-        self.meters = {
-            "Time": AverageMeter("Time", "6.3f"),
-            "Data": AverageMeter("Data", "6.3f"),
-            "Loss": AverageMeter("Loss", "6.8f"),
-            "Iou": AverageMeter("Iou", "6.4f"),
-        }
+        formats = {"Time": "6.3f", "Data": "6.3f", "Loss": "6.8f", "Iou": "6.4f"}
+        self.meters = {name: AverageMeter(name, fmt) for name, fmt in formats.items()}
 
     def batches(self, loader: Iterable, epoch: int) -> Iterator:
         """Yield the loader's batches, which continue after the steps already done; epochs count from 0."""
@@ -197,10 +193,7 @@ def find_model(name: str) -> Path:
 
 
 def find_data(data_path: str | None, settings: Mapping, dataset: str | None = None) -> Path:
-    """Return the prepared data: `--data_path`, else `inputs/<--dataset>`, else those of the training.
-
-    Raises InputError if the training data are gone: scores on other data would be misleading.
-    """
+    """Return the prepared data: `--data_path`, else `inputs/<--dataset>`, else the training's; InputError if gone."""
     if data_path or dataset:
         return Path(data_path) if data_path else Path("inputs") / dataset
     fallback, recorded = Path("inputs") / settings["dataset"], settings.get("data_path")

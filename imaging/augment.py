@@ -36,10 +36,8 @@ def val_transform(height: int, width: int, normalization: str = "standard") -> A
 
 
 def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:
-    """Convert normalized floats (H, W, 3) to the model's input, float32 (3, H, W).
-
-    divide_twice: divide by 255 again, after normalization did: published numbers and old checkpoints depend on it.
-    """
+    """Convert normalized floats (H, W, 3) to the model's input, float32 (3, H, W)."""
+    # normalization has divided by 255 already, but published numbers and old checkpoints depend on the second time
     image = image.astype(np.float32) / 255 if divide_twice else image.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 

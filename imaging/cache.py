@@ -64,10 +64,8 @@ class ImageCache:
 
 
 def _reserve(size: int) -> mmap.mmap | None:
-    """Return up to `size` bytes of shared memory, which take memory when they are written to; None if there are none.
-
-    It is not a file under /dev/shm, as torch creates for shared tensors: containers often have little room there.
-    """
+    """Return up to `size` bytes of shared memory, which are taken when they are written to; None if there are none."""
+    # not a file under /dev/shm, as torch creates for shared tensors: containers often have little room there
     size = min(size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     try:
         return mmap.mmap(-1, size) if size else None

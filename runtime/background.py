@@ -1,7 +1,4 @@
-"""Work in threads beside the main one: reading ahead of it, and writing behind it.
-
-Threads are enough, since OpenCV, the disk and torch release the interpreter while they work.
-"""
+"""Work in threads beside the main one: reading ahead of it, and writing behind it. OpenCV and torch free the GIL."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,23 +12,20 @@ MAX_WAITING = 2 * THREADS  # items, each with an image of up to 300 MB
 
 
 @contextmanager
-def prefetch(read: Callable, sources: Iterable, count: int = MAX_WAITING) -> Iterator[Iterator]:
-    """Yield an iterator over `read(source)` for each source, in order; up to `count` of them are read ahead.
-
-    An error of `read` is raised when that result is requested.
-    """
+def prefetch(read: Callable, sources: Iterable, count: int = MAX_WAITING) -> Iterator[Iterator[Future]]:
+    """Yield an iterator over the futures of `read(source)`, in order; up to `count` sources are read ahead."""
     with ThreadPoolExecutor(THREADS) as pool:
         remaining = iter(sources)
         waiting = deque(pool.submit(read, source) for source in islice(remaining, count))
 
-        def results() -> Iterator:
+        def futures() -> Iterator[Future]:
             while waiting:
-                result = waiting.popleft().result()
+                future = waiting.popleft()
                 waiting.extend(pool.submit(read, source) for source in islice(remaining, 1))
-                yield result
+                yield future
 
         try:
-            yield results()
+            yield futures()
         finally:
             pool.shutdown(cancel_futures=True)
 

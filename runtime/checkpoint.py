@@ -16,6 +16,7 @@ from runtime.checkpoint_safety import find_damage, is_modest, is_plain, numpy_sc
 from runtime.distributed import Runtime
 from runtime.errors import InputError
 from runtime.files import atomic_write
+from runtime.names import one_line
 from runtime.run_files import read_history, save_config, write_history
 from runtime.state import TrainingState
 
@@ -204,7 +205,7 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except MISFIT_ERRORS as error:
-        raise InputError(f"{path} does not fit this run: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{path} does not fit this run: {one_line(error, 300)}") from error
 
 
 def _unpickle(path: Path, trust: bool):

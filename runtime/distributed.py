@@ -27,6 +27,7 @@ from runtime.device import (
 )
 from runtime.errors import InputError, wait_for_torchrun
 from runtime.interrupts import signal_handlers
+from runtime.names import one_line
 
 ECHOED_LINES = 15  # of a failed process's own log, repeated on the terminal
 
@@ -139,10 +140,9 @@ class Runtime(Device):
         elif isinstance(error, RuntimeError) and re.search(LOST_RANK_ERROR, f"{type(error).__name__}: {error}"):
             if "RANK" in os.environ:
                 wait_for_torchrun()
-            text = " ".join(str(error).split())[:200]
             raise InputError(
                 f"rank {self.rank}: another process of the run has ended or does not answer; its own output says why "
-                f"({text})"
+                f"({one_line(error)})"
             ) from error
 
 
@@ -191,10 +191,7 @@ def find_ranks(launch: Launch) -> Ranks:
 
 
 def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
-    """Form the process group: under torchrun as its environment says, else at an address that rank 0 opens.
-
-    Raises InputError if the library of collectives is not there, the port is taken, or other processes do not come.
-    """
+    """Form the process group, by torchrun's environment or at an address; raises InputError if it does not form."""
     backend = launch.backend or BACKENDS[kind]
     capable = [name for name, kinds in dist.Backend.backend_capability.items() if kind in kinds and name != "fake"]
     usable = [name for name in capable if dist.is_backend_available(name)]
@@ -219,12 +216,11 @@ def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
                 timeout=timedelta(seconds=launch.timeout),
             )
     except (ValueError, RuntimeError) as error:  # dist.DistError is a RuntimeError
-        text = " ".join(str(error).split())
-        if "EADDRINUSE" in text:
+        if "EADDRINUSE" in str(error):
             raise InputError(f"--port {port}: taken by another program; give all ranks another one") from error
         raise InputError(
             f"rank {ranks.rank} did not meet the other ranks of {ranks.world_size} at {addr}:{port} in "
-            f"{launch.timeout:g} s; see that all are started, with the same --addr and --port ({text[:160]})"
+            f"{launch.timeout:g} s; see that all are started, with the same --addr and --port ({one_line(error, 160)})"
         ) from error
 
 

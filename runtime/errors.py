@@ -36,7 +36,7 @@ def report_errors():
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _exit_by_signal)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see startup.exit_quietly_on_sigint
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see startup.parse_flags
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

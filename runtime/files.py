@@ -15,10 +15,7 @@ _counter = itertools.count()  # numbers the partial files of this process
 
 @contextmanager
 def atomic_write(path: Path):
-    """Yield a temporary name beside `path`; rename it to `path` when it is complete and on the disk.
-
-    Raises InputError naming `path` if it cannot be written.
-    """
+    """Yield a temporary name beside `path`, and rename it when it is on the disk; raises InputError if that fails."""
     path = Path(path)
     if not path.name or path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file")

@@ -72,10 +72,7 @@ def handle_signals():
 
 @contextlib.contextmanager
 def lock_folder(folder: Path):
-    """Lock a run's folder, which is created if needed, and removed at the end if it is still empty.
-
-    Raises InputError if another process has the lock, or if the folder cannot be written.
-    """
+    """Create and lock a run's folder, and remove it if it stays empty; raises InputError if it cannot be locked."""
     lock = FileLock(folder / ".lock", fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)

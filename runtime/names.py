@@ -23,6 +23,11 @@ def safe_name(name: str) -> str:
     return name if is_safe(name) else "_"
 
 
+def one_line(error: Exception, max_length: int = 200) -> str:
+    """Return the beginning of an error message of a library, on one line."""
+    return " ".join(str(error).split())[:max_length]
+
+
 def printable(text: object, max_length: int = 300) -> str:
     """Return the text as one line: unprintable characters are escaped, and the middle of a long text is left out."""
     line = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))

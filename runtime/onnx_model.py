@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from runtime.files import read_bytes
+from runtime.names import one_line
 
 
 class OnnxModel(nn.Module):
@@ -30,7 +31,7 @@ class OnnxModel(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no type in common
-            raise InputError(f"{path}: onnxruntime cannot read it as an ONNX file ({_reason(error)})") from error
+            raise InputError(f"{path}: onnxruntime cannot read it as an ONNX file ({one_line(error)})") from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
             raise InputError(f"{path}: does not take a batch of float32 images, as exports of pthtar2onnx.py do")
@@ -44,7 +45,7 @@ class OnnxModel(nn.Module):
         try:
             self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: its metadata are not text ({_reason(error)})") from error
+            raise InputError(f"{path}: its metadata are not text ({one_line(error)})") from error
 
     @property
     def any_size(self) -> bool:
@@ -52,16 +53,13 @@ class OnnxModel(nn.Module):
         return self.fixed_size == [None, None]
 
     def set_size(self, height: int, width: int, multiple_of: int) -> None:
-        """Choose the size of the images, unless the file fixes it, and try the net once, which gives `num_classes`.
-
-        multiple_of: what nets of open size need. Raises InputError if the net cannot be run, or does not segment.
-        """
+        """Choose the size, unless the file fixes it, and try the net; raises InputError if it does not segment."""
         self.size = self.fixed_size[0] or height, self.fixed_size[1] or width
         sides = [side + -side % multiple_of for side in self.size] if self.any_size else self.size
         try:
             (output,) = self._run(np.zeros((self.batch_size or 1, 3, *sides), np.float32))
         except Exception as error:
-            raise InputError(f"{self.path}: onnxruntime cannot run its net ({_reason(error)})") from error
+            raise InputError(f"{self.path}: onnxruntime cannot run its net ({one_line(error)})") from error
         if output.ndim != 4 or output.shape != (self.batch_size or 1, output.shape[1], *sides) or not output.shape[1]:
             shape = "×".join(map(str, output.shape))
             raise InputError(
@@ -79,7 +77,3 @@ class OnnxModel(nn.Module):
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
         return self.session.run([self.output], {self.input: images})
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -25,10 +25,7 @@ def choose_opt_level(amp: bool | None, opt_level: str, precision_mode: str, devi
 
 
 def prepare(model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, level: str, loss_scale: float):
-    """Return the Precision of a level, with the model cast and the optimizer given fp32 master weights if it has them.
-
-    model: with its fp32 weights, on the device. loss_scale: for O1 and O2; -1 means dynamic.
-    """
+    """Cast a fp32 model for a level and return its Precision; loss_scale: for O1 and O2, -1 means dynamic."""
     if level != "O0":
         warn_if_half_is_slow(device)
     name_of = {parameter: name for name, parameter in model.named_parameters()}

@@ -15,10 +15,7 @@ from runtime.state import TrainingState
 
 @contextlib.contextmanager
 def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
-    """Yield the Runtime of a run of train.py whose files are in `folder`; disconnect the processes at its end.
-
-    Raises InputError if the device is missing, the processes do not connect, or another run has the folder.
-    """
+    """Yield the Runtime of a run of train.py in `folder`; raises InputError if it or the folder is not available."""
     launch = Launch(args.rank_id, args.num_gpus, args.addr, args.port, args.dist_backend, args.dist_timeout)
     runtime = init_runtime(args.device, args.device_id, launch)
     own_log = folder / f"{'eval_' if args.evaluate else ''}rank{runtime.rank}.log"
@@ -36,10 +33,7 @@ def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
 
 @contextlib.contextmanager
 def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver):
-    """Yield a StopRequest for the training loop and a function to call after each of its steps.
-
-    If the loop raises Interrupted, save the run and exit with the signal's code.
-    """
+    """Yield a StopRequest and a function to call after each step; save the run and exit if the loop is interrupted."""
     runtime = state.runtime
     profile = profile_steps(runtime, args.profiling, args.start_step, args.stop_step, saver.folder / "profile")
     with profile as profile_step, handle_signals() as stop:

@@ -19,7 +19,6 @@ MAX_PATH_LENGTH = 4000
 def recorded_settings(checkpoint: dict, path: Path, flags: Mapping[str, Flag]) -> dict:
     """Return all flags that a checkpoint was trained with: its own record, else the config.yml beside it.
 
-    `batch_size` is that of one process, on which the batch IoU depends.
     Raises InputError naming the file and the flag if one of `flags` has an impossible value.
     """
     config, source = checkpoint.get("config"), path
@@ -33,20 +32,18 @@ def recorded_settings(checkpoint: dict, path: Path, flags: Mapping[str, Flag]) -
     data_path = settings.get("data_path", "")
     if not isinstance(data_path, str) or data_path != names.printable(data_path, MAX_PATH_LENGTH):
         raise InputError(f"{source}: data_path cannot be {_shorten(data_path)}; it names a folder")
-    if "batch_size" in flags:
+    if "batch_size" in flags:  # that of one process, on which the batch IoU depends
         settings["batch_size"] = max(1, settings["batch_size"] // max(1, checkpoint.get("processes", 1)))
     return settings
 
 
 def apply_recorded_settings(args: Flags, settings: Mapping, flags: Mapping[str, Flag], world_size: int = 1) -> None:
-    """Set each of `flags` that is not on the command line to its recorded value, and print what is not the default.
-
-    world_size: number of processes, each of which gets the recorded batch size.
-    """
+    """Set each of `flags` that is not on the command line to its recorded value, and print what is not the default."""
     taken = {}
     for name, flag in flags.items():
         if name in args.given:
             continue
+        # each process gets the recorded batch size
         value = settings[name] * world_size if name == "batch_size" else settings[name]
         own = vars(args).get(name)  # the command's default; None: it has none of its own
         if value != (flag.default if own is None else own) and (flag.input or flag.evaluation):
@@ -85,7 +82,6 @@ def check_same_run(checkpoint: dict, path: Path, args: Flags, data: Mapping, fla
     """Raise InputError if flags or images differ from the checkpoint's, so that this would be another run.
 
     With `--resume_anyway`, print the differences and remove from the checkpoint what cannot continue.
-    data: of dataset.describe.
     """
     differing = {}
     with checkpoint_errors(path):

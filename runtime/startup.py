@@ -17,13 +17,19 @@ PACKAGES += ("matplotlib", "onnx", "onnxruntime")
 
 def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Namespace:
     """Parse the command line, then exit with one sentence if a package is missing or torch cannot be loaded."""
-    escape_unencodable_output()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # print `\xd7` for what the terminal's encoding lacks, instead of failing
+            stream.reconfigure(errors="backslashreplace")
     args = parse()
-    exit_quietly_on_sigint()
+    # Ctrl-C ends the process without a traceback while the libraries are being imported
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     configure_opencv()
-    check_packages()
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(f"[Error] not installed: {', '.join(missing)}; run `pip install -r requirements.txt`")
     if needs_torch:
-        import_torch()
+        _import_torch()
     return args
 
 
@@ -33,19 +39,6 @@ def run(main: Callable[[Namespace], None], args: Namespace) -> None:
         main(args)
 
 
-def escape_unencodable_output() -> None:
-    """Print `\\xd7` and the like for characters that the terminal's encoding lacks, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def exit_quietly_on_sigint() -> None:
-    """Let Ctrl-C end the process without a traceback while the libraries are being imported."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def configure_opencv() -> None:
     """Set the variables that OpenCV reads when it is imported; child processes inherit them."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the scripts themselves report a bad file, by its name
@@ -53,17 +46,9 @@ def configure_opencv() -> None:
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
 
 
-def check_packages() -> None:
-    """Exit with one sentence if a package of requirements.txt is not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        sys.exit(f"[Error] not installed: {', '.join(missing)}; run `pip install -r requirements.txt`")
-
-
-def import_torch() -> None:
-    """Import torch; exit with one sentence if torch_npu, which torch loads automatically, prevents it."""
+def _import_torch() -> None:
     try:
-        importlib.import_module("torch")
+        importlib.import_module("torch")  # which loads torch_npu, if that is installed
     except RuntimeError as error:
         if "torch_npu" not in str(error):
             raise

@@ -18,10 +18,7 @@ PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 class ModelEma(AveragedModel):
-    """The EMA of a net's fp32 weights and BatchNorm statistics; `module` is the averaged net.
-
-    decay: share of the average that remains at each step, in (0, 1).
-    """
+    """The EMA of a net's fp32 weights and BatchNorm statistics: `module`. decay: share that remains, in (0, 1)."""
 
     def __init__(self, model: nn.Module, decay: float):
         super().__init__(model)
@@ -30,10 +27,8 @@ class ModelEma(AveragedModel):
 
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor]) -> None:
-        """Take in the weights after a step: a state_dict of the same net in fp32.
-
-        AveragedModel.update_parameters takes a model, whose weights are half under O2, and waits for the device.
-        """
+        """Take in the weights after a step: a state_dict of the same net in fp32."""
+        # AveragedModel.update_parameters takes a model, whose weights are half under O2, and waits for the device
         steps = int(self.n_averaged)  # a tensor on the CPU
         decay = min(self.decay, (1 + steps) / (10 + steps))  # the random initial weights are soon forgotten
         average = self.module.state_dict()
@@ -124,7 +119,7 @@ class TrainingState:
         return patience >= 0 and self.stale_epochs >= max(1, patience) and not self.step
 
     def state_dict(self) -> dict:
-        """Return all that a later run needs to continue from here; all processes must call this.
+        """Return all that a later run needs; all processes must call this.
 
         With an EMA, `state_dict` in it holds the EMA's weights, and `trained` those of the model.
         Raises DivergedError if a weight is not a finite number.
@@ -164,10 +159,7 @@ class TrainingState:
         return state
 
     def load_state_dict(self, checkpoint: dict) -> None:
-        """Restore a checkpoint of load_checkpoint; entries that it lacks keep their initial value.
-
-        Raises one of checkpoint.MISFIT_ERRORS if an entry is not one that train.py writes.
-        """
+        """Restore what a checkpoint of load_checkpoint has; raises one of MISFIT_ERRORS if it does not fit."""
         trained = checkpoint.get("trained", {})
         self.init_weights(trained.get("state_dict", checkpoint["state_dict"]))
         if self.ema:
@@ -215,10 +207,7 @@ def is_per_step(scheduler) -> bool:
 
 
 def fast_forward(scheduler, steps: int) -> None:
-    """Step a new scheduler `steps` times, which gives its exact state without a saved one.
-
-    A scheduler that changes the learning rate when it is created, such as LinearLR, would need its saved state.
-    """
+    """Step a new scheduler `steps` times, which gives its exact state, except for those such as LinearLR."""
     for group in scheduler.optimizer.param_groups:
         group["lr"] = group["initial_lr"]
     with warnings.catch_warnings():
@@ -228,10 +217,7 @@ def fast_forward(scheduler, steps: int) -> None:
 
 
 def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
-    """Load an optimizer's moments; the hyperparameters come from this run's flags.
-
-    Raises ValueError if the state belongs to another optimizer or another net.
-    """
+    """Load an optimizer's moments, not its hyperparameters; raises ValueError for another optimizer's or net's."""
     groups = state["param_groups"]
     own_groups = [optimizer.defaults | group for group in optimizer.param_groups]
     if ("betas" in groups[0]) != ("betas" in optimizer.defaults) or len(groups) != len(own_groups):

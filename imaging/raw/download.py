@@ -20,10 +20,9 @@ TEMPORARY_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 def fetch_zip(url: str, target: Path, attempts: int = ATTEMPTS, pause: float = 2.0) -> None:
-    """Download `url` to `target`, resuming from `<target>.part` if an earlier download was interrupted.
+    """Download `url` to `target`, resuming from `<target>.part`; raises InputError if it fails or is damaged.
 
-    Tries again after `pause` seconds, up to `attempts` times without progress. Raises InputError with the data set's
-    page if the file cannot be downloaded, or is damaged.
+    Tries again after `pause` seconds, up to `attempts` times without progress.
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)

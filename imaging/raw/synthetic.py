@@ -226,10 +226,7 @@ def _brightfield(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def synthesize(rng: np.random.Generator, modality: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image, uint8 BGR (H, W, 3), and its labels, uint16 (H, W): 0 is background, 1..n are the nuclei.
-
-    Each label is one connected region of at least MIN_AREA pixels. modality: one of MODALITIES; None draws one.
-    """
+    """Return an image, uint8 BGR (H, W, 3), and its labels, uint16 (H, W): 0 is background, 1..n are the nuclei."""
     if modality is None:
         modality = str(rng.choice(MODALITIES, p=SHARES))
     if modality not in MODALITIES:
@@ -253,10 +250,7 @@ def _write_one(index: int, folder: Path, seed: int) -> int:
 
 
 def write_raw_set(folder: Path, count: int, seed: int, workers: int = 1) -> int:
-    """Write `<folder>/<id>/images/<id>.png` and `<folder>/<id>/masks/<k>.png`; returns the number of nuclei.
-
-    Image i depends on (seed, i) alone. The set is written beside `folder` and renamed when it is complete.
-    """
+    """Write a raw set, whose image i depends on (seed, i) alone, in one rename; returns the number of nuclei."""
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")

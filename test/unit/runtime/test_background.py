@@ -22,7 +22,7 @@ def test_prefetch_gives_all_in_order_from_other_threads():
         return k, get_ident()
 
     with prefetch(read, range(100), 5) as found:
-        found = list(found)
+        found = [future.result() for future in found]
     assert [k for k, _ in found] == list(range(100)) and {thread for _, thread in found}.isdisjoint({get_ident()})
 
 
@@ -55,9 +55,10 @@ def test_prefetch_raises_an_error_in_its_turn():
         return k
 
     with prefetch(read, range(9), 4) as found:
-        assert [next(found), next(found)] == [0, 1]
+        assert [next(found).result(), next(found).result()] == [0, 1]
         with pytest.raises(InputError, match="broken"):
-            next(found)
+            next(found).result()
+        assert next(found).result() == 3
 
 
 def test_a_pool_does_all_its_work_and_keeps_the_order_of_results():
@@ -121,7 +122,7 @@ def test_work_that_has_begun_ends_at_its_next_check():
     assert isinstance(future.exception(), CancelledError) and len(parts) < 100
 
 
-@pytest.mark.parametrize("waiting", ["next(found)", "[pool.submit(work) for _ in range(9)]", "time.sleep(60)"])
+@pytest.mark.parametrize("waiting", ["next(found).result()", "[pool.submit(work) for _ in range(9)]", "time.sleep(60)"])
 def test_ctrl_c_ends_the_work_whatever_the_main_thread_waits_for(waiting):
     script = f"""
 import time
