@@ -20,7 +20,7 @@ import archs
 import options
 from imaging.raw import synthetic
 from imaging.raw.preparation import prepare
-from runtime import memory
+from runtime.device import keep_freed_memory
 
 RATES = ("images/s", "GFLOP/s", "%")  # units of which more is better; of other units less is better
 
@@ -166,14 +166,14 @@ def medians(sides: dict[str, Side], repeats: int) -> dict[str, float]:
     found = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
-            memory.keep_freed_memory(side.keep_memory)
+            keep_freed_memory(side.keep_memory)
             if side.warm:
                 side.run()
             start = time.perf_counter()
             for _ in range(side.calls):
                 side.run()
             found[name].append((time.perf_counter() - start) / side.calls)
-    memory.keep_freed_memory()
+    keep_freed_memory()
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runtime import memory
 from runtime.device import (
     BACKENDS,
     LOST_RANK_ERROR,
@@ -23,6 +23,7 @@ from runtime.device import (
     PendingValues,
     choose_device,
     given_device_id,
+    keep_freed_memory,
     select_device,
 )
 from runtime.errors import InputError, wait_for_torchrun
@@ -30,18 +31,6 @@ from runtime.interrupts import signal_handlers
 from runtime.names import one_line
 
 ECHOED_LINES = 15  # of a failed process's own log, repeated on the terminal
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How the processes of a run are started without torchrun, whose variables override the first four."""
-
-    rank_id: int = 0
-    num_gpus: int = 1  # number of processes, one for each device
-    addr: str = "127.0.0.1"  # of rank 0
-    port: int = 29588
-    backend: str | None = None  # library of collectives; None: by device
-    timeout: float = 600  # seconds to wait for the other processes, at the start and in each collective
 
 
 @dataclass(frozen=True)
@@ -59,8 +48,7 @@ class Ranks:
 class Runtime(Device):
     """The device of this process and its rank. Used as a context, it destroys the process group at its end.
 
-    All processes must call the collective methods: sum, sum_async, mean_, all_gather, broadcast, wait_for_main and
-    check_ranks_agree. A single process gets its own values back.
+    All processes must call its methods, which are collective. A single process gets its own values back.
     """
 
     rank: int = 0
@@ -146,13 +134,13 @@ class Runtime(Device):
             ) from error
 
 
-def init_runtime(device: str = "auto", device_id: int | None = None, launch: Launch | None = None) -> Runtime:
+def init_runtime(device: str = "auto", device_id: int | None = None, launch: Namespace | None = None) -> Runtime:
     """Choose the device and, if there are several processes, connect them; raises InputError if either fails.
 
-    device_id: None means 0, or the local rank. launch: None if the script can only run in a single process.
+    device_id: None means 0, or the local rank. launch: train.py's flags; None: the script can only run in one process.
     """
-    memory.keep_freed_memory()
-    ranks = find_ranks(launch or Launch())
+    keep_freed_memory()
+    ranks = find_ranks(launch)
     if launch is None and ranks.world_size > 1:
         raise InputError("this script runs in one process; start it without torchrun")
     kind, count = choose_device(device)
@@ -170,15 +158,16 @@ def init_runtime(device: str = "auto", device_id: int | None = None, launch: Lau
     return Runtime(selected, device_id, ranks.rank, ranks.world_size)
 
 
-def find_ranks(launch: Launch) -> Ranks:
+def find_ranks(launch: Namespace | None) -> Ranks:
     """Read the ranks from torchrun's environment, else from `launch`; raises InputError if they are impossible."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        if launch.rank_id >= launch.num_gpus:
-            count = launch.num_gpus
-            raise InputError(f"--rank_id {launch.rank_id}: with --num_gpus {count} the ranks are 0 to {count - 1}")
+        if launch is None:
+            return Ranks(0, 1, 0, 1, torchrun=False)
+        rank, count = launch.rank_id, launch.num_gpus
+        if rank >= count:
+            raise InputError(f"--rank_id {rank}: with --num_gpus {count} the ranks are 0 to {count - 1}")
         all_here = launch.addr in ("127.0.0.1", "localhost", "::1")
-        local_size = launch.num_gpus if all_here else 1
-        return Ranks(launch.rank_id, launch.num_gpus, launch.rank_id, local_size, torchrun=False)
+        return Ranks(rank, count, rank, count if all_here else 1, torchrun=False)
     try:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -190,20 +179,19 @@ def find_ranks(launch: Launch) -> Ranks:
     return Ranks(rank, world_size, local_rank, local_size, torchrun="LOCAL_RANK" in os.environ)
 
 
-def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
-    """Form the process group, by torchrun's environment or at an address; raises InputError if it does not form."""
-    backend = launch.backend or BACKENDS[kind]
+def init_distributed(ranks: Ranks, kind: str, launch: Namespace) -> None:
+    """Form the process group, by torchrun's environment or at an address; raises InputError if that fails."""
+    backend = launch.dist_backend or BACKENDS[kind]
     capable = [name for name, kinds in dist.Backend.backend_capability.items() if kind in kinds and name != "fake"]
     usable = [name for name in capable if dist.is_backend_available(name)]
     if backend not in usable:
         raise InputError(f"--dist_backend {backend}: for {kind} this torch has {' and '.join(usable) or 'none'}")
     addr = os.environ.get("MASTER_ADDR", launch.addr)
     port = os.environ.get("MASTER_PORT", launch.port)
+    timeout = launch.dist_timeout
     if not ranks.torchrun:
-        print(
-            f"rank {ranks.rank} of {ranks.world_size}: meeting the others at {addr}:{port}, up to {launch.timeout:g} s",
-            flush=True,
-        )
+        meeting = f"meeting the others at {addr}:{port}, up to {timeout:g} s"
+        print(f"rank {ranks.rank} of {ranks.world_size}: {meeting}", flush=True)
     # a signal ends the process while it waits for the others in C++, which no handler in Python could interrupt
     default_signals = signal_handlers(dict.fromkeys((signal.SIGTERM, signal.SIGINT), signal.SIG_DFL))
     try:
@@ -213,14 +201,14 @@ def init_distributed(ranks: Ranks, kind: str, launch: Launch) -> None:
                 init_method="env://" if ranks.torchrun else f"tcp://{addr}:{port}",
                 rank=ranks.rank,
                 world_size=ranks.world_size,
-                timeout=timedelta(seconds=launch.timeout),
+                timeout=timedelta(seconds=timeout),
             )
     except (ValueError, RuntimeError) as error:  # dist.DistError is a RuntimeError
         if "EADDRINUSE" in str(error):
             raise InputError(f"--port {port}: taken by another program; give all ranks another one") from error
         raise InputError(
             f"rank {ranks.rank} did not meet the other ranks of {ranks.world_size} at {addr}:{port} in "
-            f"{launch.timeout:g} s; see that all are started, with the same --addr and --port ({one_line(error, 160)})"
+            f"{timeout:g} s; see that all are started, with the same --addr and --port ({one_line(error, 160)})"
         ) from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.checkpoint import CheckpointSaver
-from runtime.distributed import Launch, Runtime, init_runtime, redirect_output
+from runtime.distributed import Runtime, init_runtime, redirect_output
 from runtime.files import remove_partial_files
 from runtime.interrupts import Interrupted, handle_signals, lock_folder
 from runtime.state import TrainingState
@@ -15,9 +15,8 @@ from runtime.state import TrainingState
 
 @contextlib.contextmanager
 def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
-    """Yield the Runtime of a run of train.py in `folder`; raises InputError if it or the folder is not available."""
-    launch = Launch(args.rank_id, args.num_gpus, args.addr, args.port, args.dist_backend, args.dist_timeout)
-    runtime = init_runtime(args.device, args.device_id, launch)
+    """Yield the Runtime of a run of train.py in `folder`; raises InputError if device or folder is not available."""
+    runtime = init_runtime(args.device, args.device_id, launch=args)
     own_log = folder / f"{'eval_' if args.evaluate else ''}rank{runtime.rank}.log"
     writes_files = runtime.is_main and not args.evaluate
     with runtime, lock_folder(folder) if writes_files else contextlib.nullcontext():
@@ -25,9 +24,7 @@ def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
         with redirect_output(runtime.rank, own_log, append=bool(args.resume)):
             if writes_files:
                 remove_partial_files(folder)
-            runtime.configure(
-                hf32=args.hf32, fp32=args.fp32, bin_mode=args.bin_mode, precision_mode=args.precision_mode
-            )
+            runtime.configure(args.hf32, args.fp32, args.bin_mode, args.precision_mode)
             yield runtime
 
 

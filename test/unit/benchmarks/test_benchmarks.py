@@ -13,7 +13,6 @@ from conftest import ROOT, random_net, run_python
 
 from benchmarks import inference, loss, measure, preparation, run, scaling, step
 from imaging import drawing
-from runtime import memory
 
 
 def test_all_parts(tmp_path):
@@ -88,7 +87,7 @@ def test_rows_and_goals():
 
 def test_sides_run_in_turn_with_their_own_memory_handling(monkeypatch):
     done = []
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda keep=True: done.append(keep))
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda keep=True: done.append(keep))
     sides = {
         "plain": measure.Side(lambda: done.append("plain"), keep_memory=False),
         "ours": measure.Side(lambda: done.append("ours"), calls=2, warm=False),

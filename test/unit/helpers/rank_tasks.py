@@ -17,11 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import archs
 import dataset
 import engine
+import options
 import utils
 from imaging.augment import Pipeline, val_transform
 from imaging.prepared import PreparedFolder
 from runtime import precision
-from runtime.distributed import Launch, Runtime, init_runtime
+from runtime.distributed import Runtime, init_runtime
 from runtime.precision_levels import NORMS
 from runtime.state import TrainingState
 
@@ -88,6 +89,6 @@ def evaluate(runtime: Runtime, data_path: str) -> dict:
 
 if __name__ == "__main__":
     task, device, what, path = sys.argv[1:]
-    with init_runtime(device, launch=Launch()) as runtime:
+    with init_runtime(device, launch=options.parse_train([])) as runtime:
         found = {"train": train, "evaluate": evaluate}[task](runtime, what)
         torch.save(found, f"{path}.{runtime.rank}")

@@ -21,7 +21,7 @@ import options
 import train
 from imaging.prepared import PreparedFolder
 from runtime.checkpoint import load_checkpoint
-from runtime.distributed import Launch, Ranks, Runtime, find_ranks
+from runtime.distributed import Ranks, Runtime, find_ranks
 from runtime.errors import InputError
 
 
@@ -74,25 +74,28 @@ def test_num_workers_counts_over_all_ranks(home):
         assert dataset.val_loader(data, 8, workers, False, 0, world_size).num_workers == own
 
 
+BY_HAND = ["--rank_id=3", "--num_gpus=4"]
 RANKS = {
     "torchrun's environment has priority": (
         {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
-        Launch(0, 1),
+        [],
         Ranks(5, 8, 1, 4, torchrun=True),
     ),
-    "by hand": ({}, Launch(3, 4), Ranks(3, 4, 3, 4, torchrun=False)),
-    "by hand, on several hosts": ({}, Launch(3, 4, addr="10.0.0.1"), Ranks(3, 4, 3, 1, torchrun=False)),
-    "a scheduler's WORLD_SIZE alone": ({"WORLD_SIZE": "4"}, Launch(), Ranks(0, 1, 0, 1, torchrun=False)),
+    "by hand": ({}, BY_HAND, Ranks(3, 4, 3, 4, torchrun=False)),
+    "by hand, on several hosts": ({}, [*BY_HAND, "--addr=10.0.0.1"], Ranks(3, 4, 3, 1, torchrun=False)),
+    "a scheduler's WORLD_SIZE alone": ({"WORLD_SIZE": "4"}, [], Ranks(0, 1, 0, 1, torchrun=False)),
 }
 
 
-@pytest.mark.parametrize("environment, launch, ranks", RANKS.values(), ids=RANKS)
-def test_find_ranks(monkeypatch, environment, launch, ranks):
+@pytest.mark.parametrize("environment, flags, ranks", RANKS.values(), ids=RANKS)
+def test_find_ranks(monkeypatch, environment, flags, ranks):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert find_ranks(launch) == ranks
+    assert find_ranks(options.parse_train(flags)) == ranks
+    if not flags:
+        assert find_ranks(None) == ranks
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_impossible_ranks_in_the_environment_are_refused(monkeypatch, environmen
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=text):
-        find_ranks(Launch())
+        find_ranks(options.parse_train([]))
 
 
 @pytest.fixture

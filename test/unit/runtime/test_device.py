@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime import memory
+from runtime.device import keep_freed_memory
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
 
@@ -30,10 +30,10 @@ def test_the_largest_threshold_that_the_c_library_accepts(most, expected, monkey
 
     libc = SimpleNamespace(mallopt=mallopt, malloc_trim=lambda pad: 1)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
-    assert memory.keep_freed_memory() == bool(expected)
+    assert keep_freed_memory() == bool(expected)
     assert taken == expected
 
 
 def test_a_c_library_without_these_functions(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    assert not memory.keep_freed_memory() and not memory.keep_freed_memory(False)
+    assert not keep_freed_memory() and not keep_freed_memory(False)
