@@ -85,8 +85,7 @@ class UNet(_UNetBase):
 class NestedUNet(_UNetBase):
     """UNet++: nested UNets of increasing depth that share their encoder. Shapes and errors are those of UNet.
 
-    deep_supervision: each column of the top row has its own head; `forward` returns a list of four logits, the best
-    last.
+    deep_supervision: each column of the top row has a head; `forward` returns a list of four logits, the best last.
     """
 
     def __init__(self, num_classes: int, input_channels: int = 3, deep_supervision: bool = False):

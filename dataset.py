@@ -76,10 +76,7 @@ class NucleiDataset(Dataset):
         return (None, None, sample) if images is None else (images[0], masks[0], sample)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """Return a batch, already collated, without skipped samples; DataLoaders call this with a batch's keys.
-
-        The third item is {"img_id": [N ids], "unreadable": [reasons]}.
-        """
+        """Return a collated batch for DataLoaders; its third item is {"img_id": [N ids], "unreadable": [reasons]}."""
         images = masks = None
         ids, unreadable = [], []
         for epoch, index in map(_epoch_and_index, keys):
@@ -195,10 +192,7 @@ def batch_size_per_rank(batch_size: int, world_size: int) -> int:
 def train_loader(
     data: NucleiDataset, batch_size: int, num_workers: int, pin_memory: bool = False, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Return a loader of a rank's shares of the shuffled training batches; sizes as in `val_loader`.
-
-    Raises InputError if there are fewer images than batch_size.
-    """
+    """Return a loader of a rank's shares of the shuffled, full training batches; arguments as in `val_loader`."""
     if len(data) < batch_size:
         raise InputError(f"--batch_size {batch_size} is more than the {len(data)} training images; lower it")
     batches = EpochBatchSampler(len(data), batch_size, data.seed, rank, world_size)

@@ -52,7 +52,6 @@ class Gallery:
 
     @property
     def added(self) -> int:
-        """Number of images added so far."""
         return len(self.futures)
 
     def add(self, name: str, image: np.ndarray, probability: np.ndarray, truth: np.ndarray = ()) -> None:
@@ -99,15 +98,13 @@ class Gallery:
 
 
 def find_images(inputs: list[str]) -> list[Path]:
-    """Return the image files that `--input` names: files, folders and globs; raises InputError if one names none.
-
-    A folder without images of its own is searched recursively, without its `masks` folders (Kaggle's raw layout).
-    """
+    """Return the image files that `--input` names: files, folders and globs; raises InputError if one names none."""
     found = []
     for text in inputs:
         path = Path(text)
         if path.is_dir():
             matches = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS]
+            # in a folder without images of its own, those of Kaggle's raw layout
             deeper = (p for p in path.rglob("*") if "masks" not in p.relative_to(path).parts[:-1])
             matches = matches or [p for p in deeper if p.suffix.lower() in IMAGE_EXTENSIONS]
         elif path.exists():

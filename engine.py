@@ -137,7 +137,7 @@ def build_criterion(loss: str) -> nn.Module:
 
 
 def build_model(args: Namespace, runtime: Runtime) -> nn.Module:
-    """Build the net that the flags describe, on the device; raises InputError if they do not fit it or the batch."""
+    """Build the net that the flags describe, on the device; raises InputError if they do not fit together."""
     share = args.batch_size if args.sync_bn else args.batch_size // runtime.world_size
     if share * (args.input_h // archs.STRIDE) * (args.input_w // archs.STRIDE) < 2:
         raise InputError(
@@ -159,7 +159,7 @@ def check_architecture(checkpoint: dict, path: Path, flags: Mapping[str, object]
 
 
 def init_from_pretrained(state: TrainingState, checkpoint: dict, path: Path) -> None:
-    """Load a checkpoint's weights for a new run, but not misfitting heads; raises InputError for other misfits."""
+    """Load weights for a new run, except heads of other classes; raises InputError if another weight differs."""
     weights, own = checkpoint["state_dict"], state.precision.weights()
     differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     body = [name for name in differing if not name.startswith("final")]
@@ -174,8 +174,7 @@ def load_model(
 ) -> tuple[nn.Module, dict]:
     """Load a checkpoint; returns its net, ready for evaluation on the device, and the checkpoint.
 
-    any_channels: accept nets that do not take the three channels of an image. trust: see load_checkpoint.
-    Raises InputError if the weights belong to no known architecture.
+    any_channels: accept nets that take more or fewer than 3. Raises InputError if the architecture is not known.
     """
     checkpoint = load_checkpoint(path, trust)
     try:

@@ -86,8 +86,4 @@ class DeepSupervisionLoss(nn.Module):
         return torch.stack([self.loss(head, target) for head in heads]).mean()
 
 
-LOSSES = {
-    "LovaszHingeLoss": LovaszHingeLoss,
-    "BCEDiceLoss": BCEDiceLoss,
-    "BCEWithLogitsLoss": BCEWithLogitsLoss,
-}
+LOSSES = {loss.__name__: loss for loss in (LovaszHingeLoss, BCEDiceLoss, BCEWithLogitsLoss)}

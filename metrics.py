@@ -22,7 +22,7 @@ def _check(output: Tensor, target: Tensor) -> None:
 def iou_score(output: Tensor, target: Tensor) -> Tensor:
     """Return the IoU over the whole batch at once.
 
-    output: logits of any shape; sigmoid(output) > 0.5 is nucleus. target: the same shape, in [0, 1]; > 0.5 is nucleus.
+    output: logits of any shape; target: the same shape, in [0, 1]. A nucleus is sigmoid(output) > 0.5, target > 0.5.
     Returns a 0-dimensional tensor in (0, 1] on the device of `output`. Raises ValueError if the shapes differ.
     """
     _check(output, target)
@@ -33,8 +33,7 @@ def iou_score(output: Tensor, target: Tensor) -> Tensor:
 def mask_dice(output: Tensor, target: Tensor) -> Tensor:
     """Return the Dice of the masks over the whole batch at once; arguments and thresholds as in `iou_score`.
 
-    The Lovász hinge of a pixel is zero from a logit of ±1 on, a probability of 0.27 or 0.73. After training with it,
-    the soft `dice_coef` is therefore low even if the masks are right.
+    The Lovász hinge of a pixel is zero from a logit of ±1 on; `dice_coef` is then low even if the masks are right.
     """
     _check(output, target)
     predicted, true = torch.sigmoid(output) > 0.5, target > 0.5

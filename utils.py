@@ -32,7 +32,6 @@ class AverageMeter:
         return self.sum / self.count if self.count else 0.0
 
     def update(self, val: float, n: int = 1) -> None:
-        """Take in a value that stands for `n` items."""
         self.val = val
         self.sum += val * n
         self.count += n
@@ -59,7 +58,6 @@ class MetricLogger:
         self.reset()
 
     def reset(self) -> None:
-        """Start a new epoch."""
         self.step = 0  # the last one whose numbers were read
         self.seconds: list[float] = []  # of each step
         self.batch_size = 0  # over all processes
@@ -86,7 +84,6 @@ class MetricLogger:
 
     @property
     def is_save_step(self) -> bool:
-        """Does the run save after the current step?"""
         return self.save_steps > 0 and self.current % self.save_steps == 0
 
     def record(self, batch_size: int, loss, iou, skipped, unreadable: int, stop: bool) -> None:
@@ -138,7 +135,6 @@ class MetricLogger:
         return {"loss": self.meters["Loss"].avg, "iou": self.meters["Iou"].avg, "fps": fps}
 
     def state_dict(self) -> dict:
-        """Return the epoch's numbers so far, as plain numbers and lists."""
         counts = {name: getattr(self, name) for name in ("step", "batch_size", "skipped", "unreadable")}
         meters = {name: [meter.val, meter.sum, meter.count] for name, meter in self.meters.items()}
         return counts | {"seconds": list(self.seconds), "meters": meters}
@@ -193,7 +189,7 @@ def find_model(name: str) -> Path:
 
 
 def find_data(data_path: str | None, settings: Mapping, dataset: str | None = None) -> Path:
-    """Return the prepared data: `--data_path`, else `inputs/<--dataset>`, else the training's; InputError if gone."""
+    """Return the folder of `--data_path` or `--dataset`, else that of the training; raises InputError if it is gone."""
     if data_path or dataset:
         return Path(data_path) if data_path else Path("inputs") / dataset
     fallback, recorded = Path("inputs") / settings["dataset"], settings.get("data_path")

@@ -33,8 +33,8 @@ def prefetch(read: Callable, sources: Iterable, count: int = MAX_WAITING) -> Ite
 class BackgroundPool:
     """Threads that do the submitted work, which may wait for a thread; as a context, waits for all work at its end.
 
-    The first error of the work is raised by the next `submit`, or at the end. If the context is left by an error or by
-    Ctrl-C, work that has not begun is dropped, and work that has begun ends at its next `check_cancelled`.
+    The first error of the work is raised by the next `submit`, or at the end. If an error or Ctrl-C leaves the context,
+    work that has not begun is dropped.
     """
 
     def __init__(self, threads: int = THREADS):

@@ -101,11 +101,7 @@ def check_same_checkpoint(checkpoint: dict | None, path: Path | None, runtime: R
 
 
 def save_checkpoint(state: dict, path: Path, previous: Path | None = None) -> None:
-    """Write a checkpoint and read it back before it replaces the old one, which is kept as `previous`, if given.
-
-    After a crash at any moment the file is the old one or the new one. Raises InputError if it cannot be written.
-    """
-    path = Path(path)
+    """Write a checkpoint and read it back before it replaces the old one, which is kept as `previous`, if given."""
     if previous and path.is_file():
         with atomic_write(previous) as old:  # it is renamed when this block ends, after the new file is in place
             try:
@@ -133,7 +129,6 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
     trust: the file may hold any Python objects, which can run code.
     Raises InputError if the file is missing, damaged, no checkpoint, or holds more than weights, numbers and text.
     """
-    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train first, or give another path")
     if damage := find_damage(path):
@@ -164,7 +159,6 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
 
 def load_latest_checkpoint(path: Path, trust: bool = False) -> tuple[dict, Path]:
     """Read a checkpoint, or the run's previous one if its latest is damaged; returns it and its path."""
-    path = Path(path)
     previous = path.with_name(PREVIOUS)
     try:
         return load_checkpoint(path, trust), path

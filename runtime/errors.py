@@ -32,7 +32,6 @@ def report_errors():
     """Turn InputError and failures of files and disks into `[Error] …` and exit status 1.
 
     SIGINT, SIGTERM and SIGUSR1 raise exceptions, so that cleanup code runs; the exit status is 128 + their number.
-    While a run trains, interrupts.handle_signals takes these signals instead.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _exit_by_signal)

@@ -16,7 +16,6 @@ _counter = itertools.count()  # numbers the partial files of this process
 @contextmanager
 def atomic_write(path: Path):
     """Yield a temporary name beside `path`, and rename it when it is on the disk; raises InputError if that fails."""
-    path = Path(path)
     if not path.name or path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file")
     # the extension stays last, because matplotlib chooses the format by it

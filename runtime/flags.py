@@ -14,11 +14,7 @@ class Flags(argparse.Namespace):
 
 @dataclass(frozen=True)
 class Flag:
-    """What is known of a flag.
-
-    same_run: does another value make another run, which `--resume` refuses? (flag, values): only if that flag has one
-    of these values.
-    """
+    """What is known of a flag."""
 
     default: object
     type: Callable[[str], object] | None  # parses the text; None: a switch, or one of `choices`
@@ -27,6 +23,7 @@ class Flag:
     aliases: tuple[str, ...] = ()
     metavar: str | None = None
     fast: object = None  # the default of `--recipe fast`, if it is another one
+    # another value makes another run, which `--resume` refuses; (flag, values): only if that flag has one of the values
     same_run: bool | tuple[str, tuple[str, ...]] = False
     input: bool = False  # a net expects images that are prepared with the value that it was trained with
     evaluation: bool = False  # scores can be compared only if they were made with this value

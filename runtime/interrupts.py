@@ -96,10 +96,9 @@ def lock_folder(folder: Path):
 
 
 def start_loader_worker(_worker_id: int) -> None:
-    """Prepare a data loading process, a DataLoader's `worker_init_fn`: only the training process may end it.
-
-    Launchers send signals to all processes of a run. The training process then needs batches to finish its step.
-    """
+    """Prepare a data loading process, as a DataLoader's `worker_init_fn`."""
+    # Launchers send signals to all processes of a run. The training process then needs batches to finish its step, and
+    # ends its workers by SIGTERM afterwards.
     for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -117,6 +116,5 @@ def _exit_on_sigterm_of(parent: int) -> None:
 
 
 def _report_unless_disconnected(kind: type, error: BaseException, trace) -> None:
-    """Do not report that the training process ended while it received a batch; the dataset's errors are sent to it."""
-    if not issubclass(kind, (ConnectionError, EOFError)):
+    if not issubclass(kind, (ConnectionError, EOFError)):  # the training process ended while it received a batch
         sys.__excepthook__(kind, error, trace)

@@ -15,8 +15,7 @@ from runtime.names import one_line
 class OnnxModel(nn.Module):
     """The net of an ONNX file: images (N, 3, height, width) → logits (N, num_classes, height, width), on the CPU.
 
-    If the batch size is fixed, other batches are split and padded. `set_size` must be called before the first use.
-    Raises InputError if the file is not a net for color images.
+    `set_size` must be called before the first use. Raises InputError if the file is not a net for color images.
     """
 
     def __init__(self, path: Path):
@@ -49,7 +48,6 @@ class OnnxModel(nn.Module):
 
     @property
     def any_size(self) -> bool:
-        """Are height and width open?"""
         return self.fixed_size == [None, None]
 
     def set_size(self, height: int, width: int, multiple_of: int) -> None:
@@ -70,6 +68,7 @@ class OnnxModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         images, size = x.contiguous().numpy(), self.batch_size or len(x)
+        # if the file fixes the batch size, other batches are split and padded
         missing = -len(images) % size
         images = np.concatenate([images, images[:1].repeat(missing, 0)]) if missing else images
         logits = [torch.from_numpy(self._run(images[k : k + size])[0]) for k in range(0, len(images), size)]

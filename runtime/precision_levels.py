@@ -22,10 +22,7 @@ class Precision:
         self.names: list[str] = []
 
     def step(self, loss: Tensor) -> Tensor | int:
-        """Run the backward pass and let the optimizer step; returns 1 if an overflow skipped the step, else 0.
-
-        The number is a tensor on the device if reading it would wait for the device.
-        """
+        """Run the backward pass and the optimizer's step; returns 1 (or a tensor of it) if it was skipped, else 0."""
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -73,8 +70,7 @@ class ScaledLoss(Precision):
     """What O1 and O2 share, a loss scale: a step whose gradients overflow is skipped and halves a dynamic scale.
 
     A static scale never waits for the device: the optimizer always steps, and after an overflow the step is undone on
-    the device. A dynamic scale, and any scale on a device that saturates, uses the device's GradScaler, which waits in
-    each step to read whether anything overflowed.
+    the device. A dynamic scale, or a device that saturates, needs a GradScaler, which waits in each step.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, loss_scale: float):
@@ -116,7 +112,6 @@ class ScaledLoss(Precision):
                 tensor.copy_(torch.where(overflow.to(tensor.device) > 0, before.get(tensor, 0.0), tensor))
 
     def _stepped_tensors(self) -> list[Tensor]:
-        """The tensors that an optimizer's step changes."""
         state = [value for own in self.optimizer.state.values() for value in own.values()]
         return [tensor for tensor in (*self._optimized(), *state) if isinstance(tensor, Tensor)]
 

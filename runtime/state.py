@@ -73,7 +73,6 @@ class TrainingState:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model to evaluate: the EMA if there is one."""
         return self.ema.module if self.ema else self.model
 
     @property
@@ -95,11 +94,8 @@ class TrainingState:
             self.runtime.mean_(statistics(self.ema.module).values())
 
     def finish_epoch(self, row: dict) -> bool:
-        """Take in a finished epoch's row of log.csv and step the scheduler; returns whether it is the best so far.
-
-        Raises DivergedError if `val_loss` is not finite: only there it shows that the last step ruined the weights.
-        """
-        if not math.isfinite(row["val_loss"]):
+        """Take in a finished epoch's row of log.csv and step the scheduler; returns whether it is the best so far."""
+        if not math.isfinite(row["val_loss"]):  # an epoch's last step can ruin the weights, but not its own loss
             raise DivergedError(f"the validation loss is {row['val_loss']} after epoch {self.epoch + 1}")
         if isinstance(self.scheduler, optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(row["val_loss"])
@@ -185,7 +181,6 @@ class TrainingState:
                 self.ema.module.load_state_dict(own.get("averaged", {}), strict=False)
 
     def init_weights(self, weights: dict[str, Tensor]) -> None:
-        """Load fp32 weights into the model, and into the EMA as its start."""
         self.precision.load_weights(weights)
         if self.ema:
             self.ema.module.load_state_dict(weights)
@@ -207,7 +202,7 @@ def is_per_step(scheduler) -> bool:
 
 
 def fast_forward(scheduler, steps: int) -> None:
-    """Step a new scheduler `steps` times, which gives its exact state, except for those such as LinearLR."""
+    """Step a new scheduler `steps` times, which gives its exact state unless its creation changes the learning rate."""
     for group in scheduler.optimizer.param_groups:
         group["lr"] = group["initial_lr"]
     with warnings.catch_warnings():
@@ -217,7 +212,7 @@ def fast_forward(scheduler, steps: int) -> None:
 
 
 def load_optimizer(optimizer: optim.Optimizer, state: dict) -> None:
-    """Load an optimizer's moments, not its hyperparameters; raises ValueError for another optimizer's or net's."""
+    """Load the moments of the same optimizer and net; raises ValueError if they are of another one."""
     groups = state["param_groups"]
     own_groups = [optimizer.defaults | group for group in optimizer.param_groups]
     if ("betas" in groups[0]) != ("betas" in optimizer.defaults) or len(groups) != len(own_groups):

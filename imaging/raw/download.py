@@ -20,10 +20,7 @@ TEMPORARY_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 def fetch_zip(url: str, target: Path, attempts: int = ATTEMPTS, pause: float = 2.0) -> None:
-    """Download `url` to `target`, resuming from `<target>.part`; raises InputError if it fails or is damaged.
-
-    Tries again after `pause` seconds, up to `attempts` times without progress.
-    """
+    """Download `url` to `target`; tries again after `pause` seconds, up to `attempts` times without any progress."""
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     by_hand = f"download stage1_train.zip from {PAGE} in a browser and put it at {target}"
@@ -64,7 +61,6 @@ def _is_temporary(error: Exception, received: int) -> bool:
 
 
 def _find_damage(path: Path) -> str | None:
-    """Check every member of a zip; returns what is damaged, or None."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip()

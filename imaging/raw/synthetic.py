@@ -87,7 +87,7 @@ def _scatter(rng: np.random.Generator, size: tuple[int, int], count: int, margin
 def _place_nuclei(
     rng: np.random.Generator, size: tuple[int, int], diameter: float, coverage: float, aspect: float, crowding: float
 ) -> tuple[np.ndarray, float]:
-    """Return labels, uint16 (H, W), 1..n, and the direction (radians) of long nuclei; crowding: share that touches."""
+    """Return labels, uint16 (H, W), 1..n, and the direction (radians) of long nuclei; crowding: share that touch."""
     labels = np.zeros(size, np.uint16)
     count = max(1, round(coverage * labels.size / (np.pi / 4 * diameter**2)))
     centers = _scatter(rng, size, count, 0.4 * diameter)
@@ -250,7 +250,7 @@ def _write_one(index: int, folder: Path, seed: int) -> int:
 
 
 def write_raw_set(folder: Path, count: int, seed: int, workers: int = 1) -> int:
-    """Write a raw set, whose image i depends on (seed, i) alone, in one rename; returns the number of nuclei."""
+    """Write a raw set, whose image i depends on (seed, i) alone, to `folder`; returns the number of nuclei."""
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
@@ -265,8 +265,6 @@ def write_raw_set(folder: Path, count: int, seed: int, workers: int = 1) -> int:
     with process_pool(workers, cv2.setNumThreads, 0) if workers > 1 else nullcontext() as pool:
         counts = pool.map(write, range(count), chunksize=4) if workers > 1 else map(write, range(count))
         nuclei = sum(tqdm(counts, total=count, desc="synthetic images", unit="image", disable=None))
-    if folder.exists():
-        folder.rmdir()
-    unfinished.rename(folder)
+    unfinished.rename(folder)  # also over an empty folder
     sync_folder(folder.parent)
     return nuclei
