@@ -129,6 +129,7 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
     trust: the file may hold any Python objects, which can run code.
     Raises InputError if the file is missing, damaged, no checkpoint, or holds more than weights, numbers and text.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train first, or give another path")
     if damage := find_damage(path):
@@ -159,6 +160,7 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
 
 def load_latest_checkpoint(path: Path, trust: bool = False) -> tuple[dict, Path]:
     """Read a checkpoint, or the run's previous one if its latest is damaged; returns it and its path."""
+    path = Path(path)
     previous = path.with_name(PREVIOUS)
     try:
         return load_checkpoint(path, trust), path

@@ -20,7 +20,7 @@ def recorded_settings(checkpoint: dict, path: Path, flags: Mapping[str, Flag]) -
     """Return the flags that a checkpoint, or else the config.yml beside it, records; raises InputError for bad ones."""
     config, source = checkpoint.get("config"), path
     if not isinstance(config, dict):
-        config, source = load_config(path.parent), path.parent / "config.yml"
+        config, source = load_config(Path(path).parent), Path(path).parent / "config.yml"
     settings = {name: flag.default for name, flag in flags.items()}
     settings |= {name: value for name, value in config.items() if value is not None}
     for name, flag in flags.items():

@@ -251,9 +251,9 @@ def test_a_trusted_checkpoint_may_hold_anything(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     torch.save({"epoch": 1, "state_dict": WEIGHTS, "extra": Command()}, "own.pth.tar")
     with pytest.raises(InputError, match=r"own\.pth\.tar: refused, and nothing of it was run: it calls \w+\.system"):
-        load_checkpoint(Path("own.pth.tar"))
+        load_checkpoint("own.pth.tar")
     assert not (tmp_path / "ran").exists()
-    assert has_the_weights(load_checkpoint(Path("own.pth.tar"), trust=True)["state_dict"])
+    assert has_the_weights(load_checkpoint("own.pth.tar", trust=True)["state_dict"])
     assert (tmp_path / "ran").exists() and "warning: --trust_checkpoint" in capsys.readouterr().out
 
 
