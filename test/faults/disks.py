@@ -1,6 +1,6 @@
 """Damage checkpoints on the disk, and fill the disk during a save.
 
-python test/faults/disks.py FOLDER COUNT SEED     `try_full_disk` runs this in a small file system
+python test/faults/disks.py FOLDER SCRIPT COUNT SEED     `try_full_disk` runs this in a small file system
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from random import Random
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-from faults.kills import compare, find_differences, make_data, start_training
+from faults.kills import TRAIN, compare, find_differences, start_training
 from runtime.checkpoint import LATEST, PREVIOUS, load_checkpoint, load_latest_checkpoint
 from runtime.errors import InputError
 
@@ -27,10 +27,10 @@ FLAGS = ("--scheduler", "ConstantLR", "--name", "run")  # with this scheduler a 
 DISK_MB = 330  # MiB: a run's three checkpoints of 90, but no fourth
 
 
-def train(folder: Path, epochs: int, *flags: str) -> tuple[int, str]:
+def train(folder: Path, script: Path, epochs: int, *flags: str) -> tuple[int, str]:
     """Train to that many epochs; returns the exit status and the output."""
     log = folder.parent / "log"  # not on the disk that is full
-    status = start_training(folder, log, *FLAGS, "--epochs", str(epochs), *flags).wait(240)
+    status = start_training(folder, log, script, *FLAGS, "--epochs", str(epochs), *flags).wait(240)
     return status, log.read_text()
 
 
@@ -53,8 +53,7 @@ def try_damage(folder: Path, count: int, seed: int, report: Callable[[str], None
 
     Either the damage must not change the values, or the previous checkpoint must replace it, with a warning.
     """
-    make_data(folder)
-    status, text = train(folder, 2)
+    status, text = train(folder, TRAIN, 2)
     if status:
         raise SystemExit(f"the run failed:\n{text}")
     latest = folder / "models" / "run" / LATEST
@@ -80,13 +79,12 @@ def try_damage(folder: Path, count: int, seed: int, report: Callable[[str], None
     return ["damaged checkpoint (cut, flipped bit, zeroed block)", str(count), outcome]
 
 
-def try_full_disk(folder: Path, count: int, seed: int, report: Callable[[str], None]) -> list[str]:
+def try_full_disk(folder: Path, script: Path, count: int, seed: int, report: Callable[[str], None]) -> list[str]:
     """Fill a small file system during a save, `count` times, and report each fault; returns a row for the table."""
-    make_data(folder)
     small = folder / "small"
     small.mkdir()
-    inside = [sys.executable, __file__, str(small), str(count), str(seed)]
-    mount = 'mount -t tmpfs -o "size=$1" faults "$2" && cp -r inputs "$2" && shift 2 && exec "$@"'
+    inside = [sys.executable, __file__, str(small), str(script), str(count), str(seed)]
+    mount = 'mount -t tmpfs -o "size=$1" faults "$2" && cp -rH inputs "$2" && shift 2 && exec "$@"'
     shell = ["sh", "-c", mount, "sh", f"{DISK_MB}m", str(small), *inside]
     result = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", *shell], cwd=folder, capture_output=True, text=True
@@ -108,14 +106,14 @@ def fill(folder: Path, free: int) -> None:
         os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - free)
 
 
-def fill_and_save(folder: Path, count: int, seed: int) -> dict:
+def fill_and_save(folder: Path, script: Path, count: int, seed: int) -> dict:
     """Resume a run of one epoch on a full disk, free the disk, resume it again, and compare; `folder` is on that disk.
 
     Returns the faults, and at which files the disk was full.
     """
     run, kept, faults, files = folder / "models" / "run", folder.parent / "kept", [], Counter()
     for epochs, target in ((2, folder.parent / "whole"), (1, kept)):
-        status, text = train(folder, epochs)
+        status, text = train(folder, script, epochs)
         if status:
             raise SystemExit(f"the run failed:\n{text}")
         shutil.copytree(run, target)
@@ -125,7 +123,7 @@ def fill_and_save(folder: Path, count: int, seed: int) -> dict:
         shutil.copytree(kept, run)
         free = int(Random(f"{seed}/disk/{number}").choice((0.0, 0.001, 0.5, 0.99)) * size)
         fill(folder, free)
-        status, text = train(folder, 2, "--resume", "auto")
+        status, text = train(folder, script, 2, "--resume", "auto")
         (folder / "ballast").unlink()
         named = re.findall(r"^\[Error\] (\S+?): cannot be written", text, re.MULTILINE)
         if status != 1 or len(named) != 1 or "Traceback" in text:
@@ -134,7 +132,7 @@ def fill_and_save(folder: Path, count: int, seed: int) -> dict:
             faults.append(f"disk {number}, {free} bytes free: the old checkpoint has changed")
         else:
             files[Path(named[0]).name] += 1
-            status, text = train(folder, 2, "--resume", "auto")
+            status, text = train(folder, script, 2, "--resume", "auto")
             found = [text[-500:]] if status else compare(folder.parent / "whole", run)
             faults += [f"disk {number}, resumed: {what}" for what in found]
         shutil.rmtree(folder / "models")
@@ -142,4 +140,4 @@ def fill_and_save(folder: Path, count: int, seed: int) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fill_and_save(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(fill_and_save(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))))

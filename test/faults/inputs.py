@@ -290,6 +290,8 @@ def try_one(number: int, seed: int, base: Path, scratch: Path, keep: Path, new_p
 
 def run(count: int, processes: int, seed: int, keep: Path, only: int | None = None) -> Counter:
     """Try `count` mutations in forks, then `processes` in new processes; returns counts of (kind, script, outcome)."""
+    import torch._dynamo  # an optimizer's first step would import it, in each fork anew
+
     torch.set_num_threads(1)
     numbers = range(count) if only is None else [only] if only < count else []
     started = range(count, count + processes) if only is None else [only] if only >= count else []

@@ -1,7 +1,7 @@
 """Kill training at random moments, resume it, and compare the final files with those of an undisturbed run bit by bit.
 
 A run is 3 epochs of 4 steps of UNet on 20 synthetic images of 32×32, saved every 2 steps. It is killed and resumed
-until it has finished.
+until it has finished. After the last kill, the rest of the run is not disturbed.
 """
 
 import os
@@ -30,6 +30,7 @@ DATA = "inputs/synthetic_32"
 FLAGS = f"{DATA} --input_h 32 --input_w 32 --batch_size 4 --num_workers 1 --device cpu --epochs {EPOCHS}".split()
 TORCHRUN = ["-m", "torch.distributed.run", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
 TORCHRUN += ["--local_addr=127.0.0.1", "--nproc_per_node=2"]
+TRAIN, NARROW_TRAIN = ROOT / "train.py", ROOT / "test" / "faults" / "narrow_train.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 # entries of a checkpoint that depend on the time, or on how the run was started
 MAY_DIFFER = re.compile(r"/history/\d+/images_per_s|/config/(name|resume|save_steps|epochs)")
@@ -44,9 +45,9 @@ def make_data(folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def start_training(folder: Path, log: Path, *flags: str, processes: int = 1) -> subprocess.Popen:
-    """Start train.py in `folder`, in a process group of its own, with its output in `log`."""
-    launch = [*TORCHRUN, str(ROOT / "train.py")] if processes > 1 else [str(ROOT / "train.py")]
+def start_training(folder: Path, log: Path, script: Path, *flags: str, processes: int = 1) -> subprocess.Popen:
+    """Start TRAIN or NARROW_TRAIN in `folder`, in a process group of its own, with its output in `log`."""
+    launch = [*TORCHRUN, str(script)] if processes > 1 else [str(script)]
     with log.open("w") as output:
         return subprocess.Popen(
             [sys.executable, *launch, *FLAGS, *flags],
@@ -131,9 +132,10 @@ def surely_saved_step(log: str) -> Step:
 class Lane:
     """Kills runs one after the other, in a folder of its own."""
 
-    def __init__(self, folder: Path, whole: Path, seconds: float, random: Random, processes: int):
+    def __init__(self, folder: Path, script: Path, whole: Path, seconds: float, random: Random, processes: int):
         """whole: folder of the undisturbed run. seconds: from a run's first line to the latest moment of a kill."""
-        self.folder, self.whole, self.seconds, self.random, self.processes = folder, whole, seconds, random, processes
+        self.folder, self.script, self.whole = folder, script, whole
+        self.seconds, self.random, self.processes = seconds, random, processes
         self.killed, self.faults = Counter(), []
 
     def run(self, kills: int) -> int:
@@ -141,7 +143,7 @@ class Lane:
         runs = 0
         while self.killed.total() < kills and not self.faults:
             runs += 1
-            while not self.kill_once(f"run{runs}"):
+            while not self.resume(f"run{runs}", kill=self.killed.total() < kills):
                 pass
             if not self.faults:
                 run = self.folder / "models" / f"run{runs}"
@@ -149,20 +151,23 @@ class Lane:
                 shutil.rmtree(run)
         return runs
 
-    def kill_once(self, name: str) -> bool:
-        """Start or resume a run and kill it at a random moment; returns whether it ended before that moment."""
+    def resume(self, name: str, kill: bool) -> bool:
+        """Start or resume a run, and with `kill` kill it at a random moment; returns whether it ended before that."""
         run, log = self.folder / "models" / name, self.folder / "log"
         saved_before = saved_step(run)
         flags = ("--name", name, "--resume", "auto", "--save_steps", str(SAVE_STEPS))
-        process = start_training(self.folder, log, *flags, processes=self.processes)
+        process = start_training(self.folder, log, self.script, *flags, processes=self.processes)
         wait_for_first_line(process, log)
         try:
-            process.wait(self.random.uniform(0, self.seconds))
+            if kill:
+                process.wait(self.random.uniform(0, self.seconds))
+            else:
+                self._wait_for_end(process, MAX_SECONDS)
         except subprocess.TimeoutExpired:
             text = log.read_text()
             self._kill(process)
             phase = phase_of(text, run)
-            self._wait_for_end(process)
+            self._wait_for_end(process, 90)
             if process.returncode == 0:  # it had finished at that moment
                 return True
             self.killed[phase] += 1
@@ -181,20 +186,20 @@ class Lane:
         elif ranks := rank_processes(process):
             os.kill(self.random.choice(ranks), signal.SIGKILL)
 
-    def _wait_for_end(self, process: subprocess.Popen) -> None:
-        """Wait for the remaining processes, which must notice by themselves that one has gone."""
+    def _wait_for_end(self, process: subprocess.Popen, seconds: float) -> None:
+        """Wait for the processes; after a kill, those that remain must notice by themselves that one has gone."""
         try:
-            process.wait(90)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.faults.append("the run did not end after a kill")
+            self.faults.append(f"the run did not end within {seconds} s")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def run_undisturbed(folder: Path, processes: int) -> tuple[Path, float]:
+def run_undisturbed(folder: Path, script: Path, processes: int) -> tuple[Path, float]:
     """Do a whole run; returns its folder, and the seconds from its first line to its end."""
     name, log = f"whole{processes}", folder / f"whole{processes}.log"
-    process = start_training(folder, log, "--name", name, processes=processes)
+    process = start_training(folder, log, script, "--name", name, processes=processes)
     wait_for_first_line(process, log)
     start = time.monotonic()
     if process.wait(MAX_SECONDS):
@@ -202,20 +207,21 @@ def run_undisturbed(folder: Path, processes: int) -> tuple[Path, float]:
     return folder / "models" / name, time.monotonic() - start
 
 
-def try_kills(folder: Path, kills: int, processes: int, seed: int, report: Callable[[str], None]) -> list[str]:
+def try_kills(
+    folder: Path, script: Path, kills: int, processes: int, seed: int, report: Callable[[str], None]
+) -> list[str]:
     """Kill training at least `kills` times and report each fault; returns a row for the table.
 
     processes: number of training processes in a run. Runs of a single process are killed in two lanes at once.
     """
-    make_data(folder)
-    whole, seconds = run_undisturbed(folder, processes)
+    whole, seconds = run_undisturbed(folder, script, processes)
     lanes = []
     for number in range(2 if processes == 1 else 1):
         own = folder / f"lane{number}"
         own.mkdir()
         (own / "inputs").symlink_to(folder / "inputs")
         # some runs may finish: two at once take longer than one, and 1.2 is a little beyond the end
-        lanes.append(Lane(own, whole, seconds * 1.2, Random(f"{seed}/{processes}/{number}"), processes))
+        lanes.append(Lane(own, script, whole, seconds * 1.2, Random(f"{seed}/{processes}/{number}"), processes))
     with ThreadPoolExecutor(len(lanes)) as pool:
         runs = sum(pool.map(lambda lane: lane.run(-(-kills // len(lanes))), lanes))
     killed, faults = sum((lane.killed for lane in lanes), Counter()), [f for lane in lanes for f in lane.faults]

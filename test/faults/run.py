@@ -1,7 +1,7 @@
 """Test the repository against faults of hosts and disks and against hostile files, and print a table of the outcomes.
 
     python test/faults/run.py            # everything, takes about 45 minutes
-    python test/faults/run.py --quick    # a little of each fault, as in the unit tests
+    python test/faults/run.py --quick    # a little of each fault, with a narrow network, as in the unit tests
 
 Kills training at random moments, damages checkpoints, fills the disk during a save, and gives damaged and hostile files
 to every script. The exit status is 1 if a script lost data, did not end, left a half-written file, or reported a fault
@@ -34,7 +34,7 @@ class Counts(NamedTuple):
     processes: int  # mutated files that a new Python reads
 
 
-FULL, QUICK = Counts(100, 20, 500, 20, 1000, 100), Counts(3, 1, 15, 1, 20, 1)
+FULL, QUICK = Counts(100, 20, 500, 20, 1000, 100), Counts(2, 1, 15, 1, 13, 1)
 
 
 def report(text: str) -> None:
@@ -57,19 +57,23 @@ def try_inputs(forks: int, processes: int, seed: int) -> list[str]:
 def main(args: argparse.Namespace) -> bool:
     """Run the parts; returns whether there was a fault."""
     counts = QUICK if args.quick else FULL
+    script = kills.NARROW_TRAIN if args.quick else kills.TRAIN
     parts = {
-        "kills": lambda folder: kills.try_kills(folder, counts.kills, 1, args.seed, report),
-        "kills2": lambda folder: kills.try_kills(folder, counts.kills_of_ranks, 2, args.seed, report),
+        "kills": lambda folder: kills.try_kills(folder, script, counts.kills, 1, args.seed, report),
+        "kills2": lambda folder: kills.try_kills(folder, script, counts.kills_of_ranks, 2, args.seed, report),
         "damage": lambda folder: disks.try_damage(folder, counts.damages, args.seed, report),
-        "disk": lambda folder: disks.try_full_disk(folder, counts.full_disks, args.seed, report),
+        "disk": lambda folder: disks.try_full_disk(folder, script, counts.full_disks, args.seed, report),
         "inputs": lambda _: try_inputs(counts.forks, counts.processes, args.seed),
     }
     rows = []
-    for name in args.parts:
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="faults") as folder:
-            rows.append([*parts[name](Path(folder)), f"{time.monotonic() - start:.0f} s"])
-        report(" | ".join(rows[-1]))
+    with tempfile.TemporaryDirectory(prefix="faults") as data:
+        kills.make_data(Path(data))
+        for name in args.parts:
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="faults") as folder:
+                Path(folder, "inputs").symlink_to(Path(data, "inputs"))
+                rows.append([*parts[name](Path(folder)), f"{time.monotonic() - start:.0f} s"])
+            report(" | ".join(rows[-1]))
     lines = [("fault", "times", "outcome", "duration"), ("---",) * 4, *rows]
     report("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return any("FAULTS" in row[2] or "NOT RUN" in row[2] for row in rows)
@@ -77,7 +81,7 @@ def main(args: argparse.Namespace) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a little of each fault")
+    parser.add_argument("--quick", action="store_true", help="a little of each fault, with a narrow network")
     parser.add_argument("--seed", type=int, default=0, help="of the random faults (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="run only these parts")
     raise SystemExit(main(parser.parse_args()))
