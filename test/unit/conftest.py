@@ -30,6 +30,8 @@ DSB2018_ZIP = ROOT / os.environ.get("DSB2018_ZIP", "inputs/stage1_train.zip")
 STANDIN_NPU, STANDIN_APEX, STANDIN_PYPI_APEX = (
     UNIT / name for name in ("standin_npu", "standin_apex", "standin_pypi_apex")
 )
+NARROW_WIDTHS = (4, 4, 8, 8, 8)
+NARROW = {"NARROW_NETS": json.dumps(NARROW_WIDTHS)}  # for `run` and `run_ranks`: nets whose checkpoints are small
 TINY = ("--input_h", "16", "--input_w", "16", "--batch_size", "4", "--num_workers", "0")
 
 pytest.register_assert_rewrite("helpers.rank_results")  # so that its assertions show their values
@@ -179,13 +181,18 @@ def home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def narrow(monkeypatch) -> None:
     """Nets of few channels, whose checkpoints are small; only in the process of the tests."""
-    monkeypatch.setattr(archs, "WIDTHS", (4, 4, 8, 8, 8))
+    monkeypatch.setattr(archs, "WIDTHS", NARROW_WIDTHS)
 
 
 @pytest.fixture
 def unplotted(monkeypatch) -> None:
     """Write no real curves.png, because drawing it takes long; only in the process of the tests."""
-    monkeypatch.setattr(run_files, "plot_curves", lambda history, path: path.write_bytes(b"curves"))
+    monkeypatch.setattr(run_files, "plot_curves", no_curves)
+
+
+def no_curves(_history, path: Path) -> None:
+    """Write a file in place of curves.png."""
+    path.write_bytes(b"curves")
 
 
 def random_net(arch: str = "UNet", classes: int = 1, deep_supervision: bool = False, seed: int = 0) -> torch.nn.Module:
@@ -205,11 +212,18 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def clone(folder: Path) -> Path:
-    """Copy the scripts and launchers to a folder, for launchers, which write beside themselves."""
+def clone(folder: Path, narrow: bool = False) -> Path:
+    """Copy the scripts and launchers to a folder, for launchers, which write beside themselves.
+
+    narrow: with nets of few channels, whose steps and checkpoints are small.
+    """
     (folder / "test").mkdir(parents=True)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("test/*.sh")]:
         shutil.copy(path, folder / path.relative_to(ROOT))
     for package in ("runtime", "imaging"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    if narrow:
+        before, line, after = (folder / "archs.py").read_text().partition(f"WIDTHS = {archs.WIDTHS}\n")
+        assert line, "archs.py no longer has this line"
+        (folder / "archs.py").write_text(f"{before}WIDTHS = {NARROW_WIDTHS}\n{after}")
     return folder

@@ -21,6 +21,7 @@ import matplotlib.figure  # noqa: F401
 import numpy as np
 import torch._dynamo  # noqa: F401  # an optimizer's first step would import it
 
+import archs
 import demo  # noqa: F401
 import preprocess_dsb2018  # noqa: F401
 import pthtar2onnx  # noqa: F401
@@ -36,6 +37,8 @@ def become(script: str, flags: list[str], folder: str, environment: dict[str, st
     sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     os.chdir(folder)
     sys.argv = [script, *flags]
+    if "NARROW_NETS" in environment:
+        archs.WIDTHS = json.loads(environment["NARROW_NETS"])
     random.seed()  # a new process would have random numbers of its own
     np.random.seed()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import (
+    NARROW,
     ROOT,
     STANDIN_APEX,
     STANDIN_NPU,
@@ -32,8 +33,8 @@ from helpers.rank_results import assert_same_training, run_task
 from runtime.distributed import init_runtime
 from runtime.errors import InputError
 
-ON_NPU = {"PYTHONPATH": str(STANDIN_NPU)}
-ON_NPU_WITH_APEX = {"PYTHONPATH": f"{STANDIN_NPU}{os.pathsep}{STANDIN_APEX}"}
+ON_NPU = {"PYTHONPATH": str(STANDIN_NPU), **NARROW}
+ON_NPU_WITH_APEX = {"PYTHONPATH": f"{STANDIN_NPU}{os.pathsep}{STANDIN_APEX}", **NARROW}
 ON_NPU_WITH_ROOT = {"PYTHONPATH": f"{STANDIN_NPU}{os.pathsep}{ROOT}"}  # for programs outside the root
 FLAGS = ("inputs/discs", *TINY, "--device", "npu")
 
@@ -101,7 +102,7 @@ def test_all_scripts_on_one_npu(discs, level, more):
 
     # the same model gives the same scores on a host without an NPU
     scores = re.findall(r"^IoU: (\d\.\d{4})$", printed, re.MULTILINE)
-    printed = succeed(run("val.py", "--name", "run", "--device", "cpu", cwd=discs))
+    printed = succeed(run("val.py", "--name", "run", "--device", "cpu", cwd=discs, **NARROW))
     others = re.findall(r"^IoU: (\d\.\d{4})$", printed, re.MULTILINE)
     assert len(scores) == 1 and float(others[0]) == pytest.approx(float(scores[0]), abs=2e-4)
 
@@ -149,7 +150,7 @@ def test_a_saturating_npu_is_read_for_overflows_in_each_step(tmp_path, level):
 
 def test_launchers_on_two_npus(tmp_path):
     """An accuracy run, then its evaluation."""
-    repository = clone(tmp_path / "clone")
+    repository = clone(tmp_path / "clone", narrow=True)
     write_dataset(repository / "inputs" / "dsb2018_96", count=20)
 
     def launch(launcher: str, *flags: str) -> tuple[str, dict[str, str]]:
