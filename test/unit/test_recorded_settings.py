@@ -1,18 +1,24 @@
 """Every command that takes a checkpoint scores it as its training did; explicit flags win over recorded ones."""
 
+import contextlib
+import io
 import re
+import shutil
+from pathlib import Path
 
 import cv2
 import pytest
 import torch
 import yaml
-from conftest import TINY, write_dataset
+from conftest import NARROW_WIDTHS, TINY, no_curves, write_dataset
 
+import archs
 import demo
 import options
 import pthtar2onnx
 import train
 import val
+from runtime import run_files
 
 pytestmark = pytest.mark.usefixtures("narrow", "unplotted")
 
@@ -25,28 +31,45 @@ RECORDED = {
 }
 
 
-@pytest.fixture
-def scored(home, capsys) -> tuple[str, str]:
-    """Train a net of two classes on 32×32 images; returns the loss and IoU of its last validation.
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, tuple[str, str]]:
+    """Train a net of two classes on 32×32 images; returns the folder, and the loss and IoU of the last validation.
 
     Batches of 2 are the shares of 2 processes of a batch of 4, which is what the checkpoint then records.
     """
+    home = tmp_path_factory.mktemp("trained")
     folder = write_dataset(home / "inputs" / "cells", count=25, classes=2)
     for extension, pattern in ((".bmp", "images/*.png"), (".tif", "masks/*/*.png")):
         for path in folder.glob(pattern):
             cv2.imwrite(str(path.with_suffix(extension)), cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
             path.unlink()
     size = ("--input_h", "32", "--input_w", "32", "--batch_size", "2", "--num_workers", "0")
-    train.main(options.parse_train([*size, *RECIPE, *DATA, "--lr", "2e-2", "--epochs", "3", "--name", "run"]))
-    checkpoint = torch.load("models/run/checkpoint.pth.tar", weights_only=True)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
+        patch.chdir(home)
+        patch.setattr(archs, "WIDTHS", NARROW_WIDTHS)
+        patch.setattr(run_files, "plot_curves", no_curves)
+        train.main(options.parse_train([*size, *RECIPE, *DATA, "--lr", "2e-2", "--epochs", "3", "--name", "run"]))
+    checkpoint = torch.load(home / "models/run/checkpoint.pth.tar", weights_only=True)
     checkpoint["config"]["batch_size"], checkpoint["processes"] = 4, 2
-    torch.save(checkpoint, MODEL)
-    return scores(capsys)[0]
+    torch.save(checkpoint, home / MODEL)
+    return home, scores_in(output.getvalue())[0]
+
+
+@pytest.fixture
+def scored(trained, home) -> tuple[str, str]:
+    """Copy the trained net and its data to `home`, as tests change them; returns the scores of its last validation."""
+    folder, found = trained
+    shutil.copytree(folder, home, dirs_exist_ok=True)
+    return found
 
 
 def scores(capsys) -> tuple[tuple[str, str], dict[str, str]]:
+    """Return scores_in what was printed since the last call."""
+    return scores_in(capsys.readouterr().out)
+
+
+def scores_in(out: str) -> tuple[tuple[str, str], dict[str, str]]:
     """Return the loss and IoU of the last validation that was printed, and what its one line took from training."""
-    out = capsys.readouterr().out
     loss = re.findall(r"^Test: .*\tLoss \S+ \((\S+)\)", out, re.MULTILINE)[-1]
     iou = re.findall(r"\[AVG-IOU\] \* Iou (\S+)$", out, re.MULTILINE)[-1]
     lines = re.findall(r"^as in training: (.*)$", out, re.MULTILINE)
