@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,18 @@ from benchmarks import inference, loss, measure, preparation, run, scaling, step
 from imaging import drawing
 
 
-def test_all_parts(tmp_path):
-    flags = ["--tiny", "--csv", "figures.csv"]
-    result = run_python(ROOT / "benchmarks" / "run.py", *flags, cwd=tmp_path, seconds=600)
+@pytest.fixture(scope="module")
+def all_parts(tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """The result of all parts, with a profile, and the folder in which they ran; several tests look at it."""
+    folder = tmp_path_factory.mktemp("all_parts")
+    flags = ["--tiny", "--csv", "figures.csv", "--profile"]
+    return run_python(ROOT / "benchmarks" / "run.py", *flags, cwd=folder, seconds=600), folder
+
+
+def test_all_parts(all_parts):
+    result, folder = all_parts
     assert result.returncode == 0, result.stdout
-    table = pd.read_csv(tmp_path / "figures.csv", keep_default_na=False)
+    table = pd.read_csv(folder / "figures.csv", keep_default_na=False)
     assert list(table) == ["section", "what", "unit", "plain", "ours", "ratio", "goal", "reached"]
     assert list(table["section"].unique()) == list(run.PARTS)
     rows = dict(zip(table["section"] + ": " + table["what"], table.to_dict("records")))
@@ -41,11 +49,11 @@ def test_all_parts(tmp_path):
     for part in step.PARTS:
         assert float(rows[f"step: {part} (UNet, batch 4, 16 synthetic images)"]["ours"]) > 0, part
     assert float(rows["inference: UNet, onnxruntime, batch 4"]["ours"]) > 0
-    assert list(tmp_path.iterdir()) == [tmp_path / "figures.csv"]
+    assert list(folder.iterdir()) == [folder / "figures.csv"]
 
 
-def test_profile_of_a_training_step(tmp_path):
-    result = run_python(ROOT / "benchmarks" / "run.py", "--tiny", "--parts", "net", "--profile", cwd=tmp_path)
+def test_profile_of_a_training_step(all_parts):
+    result, _ = all_parts
     assert result.returncode == 0, result.stdout
     assert re.search(r"operators of a training step, [\d.]+ ms in total", result.stdout)
     assert re.search(r"^    convolution +4×3×32×32 by 4×3×3×3 +\d+ +[\d.]+ +[\d.]+$", result.stdout, re.MULTILINE)
@@ -73,6 +81,10 @@ def test_mistyped_flags_are_refused(parse, flags, text, capsys):
     with pytest.raises(SystemExit):
         parse(flags)
     assert text in capsys.readouterr().err
+
+
+def test_parts_run_in_their_own_order():
+    assert run.parse(["--parts", "net,loss"]).parts == ["loss", "net"]
 
 
 def test_rows_and_goals():

@@ -47,7 +47,7 @@ def test_pixels_of_the_real_set(real_zip, tmp_path):
     for img_id in sorted(images):
         image = read(images[img_id], cv2.IMREAD_COLOR)  # every file is RGBA, but many images are gray
         groups[image.shape, bool((image[..., 0] != image[..., 2]).any())].append(img_id)
-    chosen = [img_id for group in groups.values() for img_id in group[:8]]
+    chosen = [img_id for group in groups.values() for img_id in group[:5]]
     assert len(chosen) >= 40 and len({shape for shape, _ in groups}) == 9 and len({color for _, color in groups}) == 2
     some = tmp_path / "some.zip"
     with zipfile.ZipFile(some, "w") as target:
