@@ -15,6 +15,9 @@ from pathlib import Path
 from runtime import startup
 
 startup.configure_opencv()  # as in every script, before OpenCV is loaded
+# Before torch is loaded. The nets of most tests are so small that threads would mainly wait for each other, above all
+# if the machine has other work. One thread also gives the same numbers on each machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
 import numpy as np
