@@ -5,6 +5,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.prepared import PreparedFolder
 from runtime.errors import InputError
-from runtime.interrupts import start_loader_worker
+from runtime.loader_worker import errors_name, num_workers_that_fit, start_loader_worker
 
 Key = int | tuple[int, int]  # of a sample: (epoch, index), or index alone for epoch 0
 # images (N, 3, H, W) and masks (N, num_classes, H, W), or None if no sample could be read, and facts about them
@@ -34,8 +35,8 @@ def split_ids(ids: list[str], inner: bool = False) -> tuple[list[str], list[str]
     inner: split the training ids in the same way, to choose settings without fitting them to the validation images.
     """
     if len(ids) < (needed := 3 if inner else 2):
-        what, remedy = ("--inner_split", "add some or omit the flag") if inner else ("the split", "add some")
-        raise InputError(f"{what} needs at least {needed} images, but the data set has {len(ids)}; {remedy}")
+        what = "the inner split (train.py --inner_split)" if inner else "the split"
+        raise InputError(f"{what} needs at least {needed} images, but the data set has {len(ids)}; add some")
     train, val = train_test_split(sorted(ids), test_size=0.2, random_state=41)
     return split_ids(train) if inner else (train, val)
 
@@ -66,7 +67,8 @@ class NucleiDataset(Dataset):
 
     def read(self, img_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Return an image, uint8 BGR (H, W, 3), and its masks, uint8 (H, W, num_classes), without augmentation."""
-        return self.cache[img_id] if self.cache and img_id in self.cache else self.folder.read(img_id)
+        image, masks = self.cache[img_id] if self.cache and img_id in self.cache else self.folder.read(img_id)
+        return image, masks * 255 if self.folder.zero_one else masks
 
     def __getitem__(self, key: Key) -> Batch:
         images, masks, meta = self.__getitems__([key])
@@ -85,11 +87,12 @@ class NucleiDataset(Dataset):
                 unreadable.append(reason)
             if arrays is None:
                 continue
-            image, mask = self.pipeline.augment(*arrays, *augment.random_generators(self.seed, epoch, index))
-            if images is None:
-                images = _new_batch(len(keys), 3, *image.shape[:2])
-                masks = _new_batch(len(keys), self.folder.num_classes, *image.shape[:2])
-            self.pipeline.normalize_into(image, mask, images[len(ids)].numpy(), masks[len(ids)].numpy())
+            with errors_name(self.folder.image_path(img_id)):
+                image, mask = self.pipeline.augment(*arrays, *augment.random_generators(self.seed, epoch, index))
+                if images is None:
+                    images = _new_batch(len(keys), 3, *image.shape[:2])
+                    masks = _new_batch(len(keys), self.folder.num_classes, *image.shape[:2])
+                self.pipeline.normalize_into(image, mask, images[len(ids)].numpy(), masks[len(ids)].numpy())
             ids.append(img_id)
         meta = {"img_id": ids, "unreadable": unreadable}
         return (None, None, meta) if images is None else (images[: len(ids)], masks[: len(ids)], meta)
@@ -131,22 +134,39 @@ def open_dataset(
     and left out in validation. cache_mb: keep what the check decodes in memory if it needs no more megabytes.
     Raises InputError with everything that is wrong with the files.
     """
-    folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes)
-    skip_bad = settings.get("skip_bad", False) is True
+    folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
+    skip_bad = settings.get("skip_bad") is True
     cache = ImageCache(cache_mb)
-    ids = check_dataset(folder, skip_bad, keep=cache.add)
+    survey = check_dataset(folder, skip_bad, settings["dense_masks"], cache.add)
     cache.close()
-    train_ids, val_ids = split_ids(ids, settings["inner_split"])
-    size, normalization = (settings["input_h"], settings["input_w"]), settings["normalization"]
+    folder = replace(folder, zero_one=survey.zero_one)
+    train_ids, val_ids = split_ids(survey.ids, settings["inner_split"])
+    size = settings["input_h"], settings["input_w"]
+    print(survey.describe(*size), flush=True)
+    transform = augment.train_transform(*size, augmentation, settings["normalization"])
+    pipeline = augment.Pipeline(transform, settings["divide_twice"])
+    train = NucleiDataset(folder, train_ids, pipeline, settings["seed"], "replace" if skip_bad else "raise", cache)
+    return train, _val_dataset(folder, val_ids, settings, cache)
 
-    def part(ids: list[str], transform: augment.A.Compose, if_bad: str) -> NucleiDataset:
-        pipeline = augment.Pipeline(transform, settings["divide_twice"])
-        return NucleiDataset(folder, ids, pipeline, settings["seed"], if_bad if skip_bad else "raise", cache)
 
-    return (
-        part(train_ids, augment.train_transform(*size, augmentation, normalization), "replace"),
-        part(val_ids, augment.val_transform(*size, normalization), "skip"),
-    )
+def open_all(data_path: Path, num_classes: int, settings: Mapping) -> NucleiDataset:
+    """Check a prepared data set and open all of its images, or its single image, as the validation part is opened.
+
+    settings: as of open_dataset. Raises InputError with everything that is wrong with the files.
+    """
+    folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
+    survey = check_dataset(folder, settings.get("skip_bad") is True, settings["dense_masks"])
+    print(survey.describe(settings["input_h"], settings["input_w"]), flush=True)
+    return _val_dataset(replace(folder, zero_one=survey.zero_one), survey.ids, settings)
+
+
+def _val_dataset(
+    folder: PreparedFolder, ids: list[str], settings: Mapping, cache: ImageCache | None = None
+) -> NucleiDataset:
+    transform = augment.val_transform(settings["input_h"], settings["input_w"], settings["normalization"])
+    pipeline = augment.Pipeline(transform, settings["divide_twice"])
+    on_unreadable = "skip" if settings.get("skip_bad") is True else "raise"
+    return NucleiDataset(folder, ids, pipeline, settings["seed"], on_unreadable, cache)
 
 
 def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:
@@ -187,6 +207,16 @@ def batch_size_per_rank(batch_size: int, world_size: int) -> int:
             f"use {lower}{(share + 1) * world_size}"
         )
     return share
+
+
+def choose_num_workers(settings: Mapping, num_classes: int, world_size: int = 1, local_size: int = 1) -> int:
+    """Return `--num_workers`, or as many as have room for their batches in /dev/shm; see num_workers_that_fit.
+
+    settings: `num_workers`, `batch_size`, `input_h` and `input_w` are used.
+    """
+    values = (3 + num_classes) * settings["input_h"] * settings["input_w"]
+    batch_bytes = torch.float32.itemsize * values * batch_size_per_rank(settings["batch_size"], world_size)
+    return num_workers_that_fit(settings["num_workers"], batch_bytes, world_size, local_size)
 
 
 def train_loader(

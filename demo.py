@@ -6,8 +6,6 @@ from runtime import startup
 if __name__ == "__main__":  # before torch is imported, so that --help and a mistyped flag are answered at once
     ARGS = startup.parse_flags(options.parse_demo)
 
-import glob
-import os
 import sys
 import time
 from argparse import Namespace
@@ -28,7 +26,9 @@ import engine
 import metrics
 import utils
 from imaging import augment, drawing
-from imaging.reader import IMAGE_EXTENSIONS, read_image, write_image
+from imaging.finding import Source, find_images, list_pages
+from imaging.reader import read_upright, write_image
+from imaging.survey import Survey
 from runtime import names
 from runtime.background import BackgroundPool, prefetch
 from runtime.distributed import Runtime, init_runtime
@@ -54,13 +54,16 @@ class Gallery:
     def added(self) -> int:
         return len(self.futures)
 
-    def add(self, name: str, image: np.ndarray, probability: np.ndarray, truth: np.ndarray = ()) -> None:
-        """Add an image, uint8 BGR (H, W, 3), its probabilities (C, h, w), and true masks, boolean (C, H, W)."""
+    def add(self, name: str, path: Path, image: np.ndarray, probability: np.ndarray, truth: np.ndarray = ()) -> None:
+        """Add an image, uint8 BGR (H, W, 3), its probabilities (C, h, w), and true masks, boolean (C, H, W).
+
+        name: of its pictures. path: of its file, for the table.
+        """
         on_sheet = self.added in self.on_sheet
-        self.futures.append(self.pool.submit(self._paint, name, image, probability, truth, on_sheet))
+        self.futures.append(self.pool.submit(self._paint, name, path, image, probability, truth, on_sheet))
 
     def _paint(
-        self, name: str, image: np.ndarray, probability: np.ndarray, truth: np.ndarray, on_sheet: bool
+        self, name: str, path: Path, image: np.ndarray, probability: np.ndarray, truth: np.ndarray, on_sheet: bool
     ) -> tuple[list[dict], list[np.ndarray] | None]:
         drawing.write_probabilities(self.folder, name, probability)
         masks, rows = [drawing.to_mask(channel, *image.shape[:2], self.threshold) for channel in probability], []
@@ -68,7 +71,8 @@ class Gallery:
             self.pool.check_cancelled()
             write_image(self.folder / str(k) / f"{name}_mask.png", mask.astype(np.uint8) * 255)
             nuclei = int(metrics.label_instances(mask).max())
-            rows.append({"id": name, "class": k, "nuclei": nuclei, "covered_share": round(float(mask.mean()), 4)})
+            row = {"id": name, "path": names.printable_path(path), "class": k, "nuclei": nuclei}
+            rows.append(row | {"covered_share": round(float(mask.mean()), 4)})
         self.pool.check_cancelled()
         shown = drawing.brighten(image)
         write_image(self.folder / "overlay" / f"{name}.png", drawing.overlay(shown, masks, truth))
@@ -97,61 +101,31 @@ class Gallery:
             pd.DataFrame([row for rows, _ in painted for row in rows]).to_csv(partial, index=False)
 
 
-def find_images(inputs: list[str]) -> list[Path]:
-    """Return the image files that `--input` names: files, folders and globs; raises InputError if one names none."""
-    found = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            matches = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS]
-            # in a folder without images of its own, those of Kaggle's raw layout
-            deeper = (p for p in path.rglob("*") if "masks" not in p.relative_to(path).parts[:-1])
-            matches = matches or [p for p in deeper if p.suffix.lower() in IMAGE_EXTENSIONS]
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
-        if not matches:
-            raise InputError(f"--input {text}: no image there ({', '.join(IMAGE_EXTENSIONS)})")
-        found += sorted(matches)
-    return list(dict.fromkeys(found))
-
-
-def unique_names(paths: list[Path]) -> list[str]:
-    """Return a file name for each image's pictures: its stem, with its folder's name or a number if that is taken."""
-    chosen, taken = [], set()
-    for path in paths:
-        stem = names.safe_name(path.stem)
-        candidates = [stem, names.safe_name(f"{path.resolve().parent.name}_{path.stem}")]
-        candidates += [f"{stem}_{number}" for number in range(2, len(paths) + 2)]
-        chosen.append(next(name for name in candidates if name not in taken))
-        taken.add(chosen[-1])
-    return chosen
-
-
 def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[Gallery, int]:
     """Segment the files of `--input`; returns the gallery and how many files could not be read."""
-    paths = find_images(args.input)
+    sources = list_pages(find_images(args.input))
     # no scores depend on the batch here, and large images need memory
     batch_size = args.batch_size if "batch_size" in args.given else options.FLAGS["batch_size"].default
     transform = augment.val_transform(args.input_h, args.input_w, args.normalization)
-    pending, failed = [], 0
+    pending, failed, survey = [], 0, Survey()
 
-    def read(path: Path) -> tuple[np.ndarray, torch.Tensor]:
-        image = read_image(path)
-        return image, augment.to_input(transform(image=image)["image"], args.divide_twice)
+    def read(source: Source) -> tuple[np.ndarray, torch.Tensor, tuple[str, ...]]:
+        image, notes = read_upright(source.path, source.page, args.channel)
+        return image, augment.to_input(transform(image=image)["image"], args.divide_twice), notes
 
     def batches(found: Iterator[Future]) -> Iterator[torch.Tensor]:
         nonlocal failed
         batch = []
-        for name, future in zip(unique_names(paths), tqdm(found, total=len(paths), disable=None, unit="image")):
+        progress = tqdm(found, total=len(sources), disable=None, unit="image")
+        for source, future in zip(sources, progress):
             try:
-                image, network_input = future.result()
+                image, network_input, notes = future.result()
             except InputError as error:
                 failed += 1
                 print(f"[Error] {names.printable(error)}", file=sys.stderr)
                 continue
-            pending.append((name, image))
+            survey.add(image.shape[:2], notes)
+            pending.append((source, image))
             batch.append(network_input)
             if len(batch) == batch_size:
                 yield torch.stack(batch)
@@ -159,12 +133,14 @@ def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[
         if batch:
             yield torch.stack(batch)
 
-    with prefetch(read, paths) as found, BackgroundPool() as pool:
-        gallery = Gallery(Path(args.output), len(paths), args.threshold, pool)
+    with prefetch(read, sources) as found, BackgroundPool() as pool:
+        gallery = Gallery(Path(args.output), len(sources), args.threshold, pool)
         for probabilities in engine.predict(model, batches(found), runtime):
-            for (name, image), probability in zip(pending, probabilities.numpy()):
-                gallery.add(name, image, probability)
+            for (source, image), probability in zip(pending, probabilities.numpy()):
+                gallery.add(source.name, source.path, image, probability)
             pending.clear()
+    if gallery.added:
+        print(survey.describe(args.input_h, args.input_w))
     return gallery, failed
 
 
@@ -172,7 +148,8 @@ def segment_validation(model: nn.Module, args: Namespace, runtime: Runtime) -> G
     """Segment the validation split, and print its scores."""
     _, data = dataset.open_dataset(Path(args.data_path), model.num_classes, vars(args))
     print(f"data: {args.data_path}, the {len(data)} images of the validation split")
-    loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.is_accelerator)
+    workers = dataset.choose_num_workers(vars(args), model.num_classes)
+    loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
     # the pictures have the original size; the loader has the same ids in the same order, without unreadable ones
     with prefetch(data.read, data.ids) as found, BackgroundPool() as pool:
         gallery, originals = Gallery(Path(args.output), len(data), args.threshold, pool), zip(data.ids, found)
@@ -180,7 +157,8 @@ def segment_validation(model: nn.Module, args: Namespace, runtime: Runtime) -> G
         def add(logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
             for img_id, probability in zip(ids, torch.sigmoid(logits).cpu().numpy()):
                 image, masks = next(original for other, original in originals if other == img_id).result()
-                gallery.add(img_id, image, probability, masks.transpose(2, 0, 1) > 127)
+                path = data.folder.image_path(img_id)
+                gallery.add(img_id, path, image, probability, masks.transpose(2, 0, 1) > 127)
 
         engine.evaluate(model, loader, engine.build_criterion(args.loss), runtime, add)
     return gallery
@@ -209,7 +187,7 @@ def open_export(args: Namespace) -> nn.Module:
         if asked and fixed and asked != fixed:
             raise InputError(
                 f"--{flag} {asked}: {path} was exported for {fixed} alone; leave the flag out, or export the net with "
-                "--dynamic"
+                "pthtar2onnx.py --dynamic"
             )
     settings = settings_from_metadata(model.metadata, path, options.ANY_SIZE_FLAGS)
     if not args.input:

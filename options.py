@@ -45,11 +45,15 @@ GROUPS = {
         "pretrained": Flag(False, None, "start a new run from the weights given by --resume"),
         "save_steps": Flag(0, whole(0), "also save every N steps; 0: only after each epoch"),
         "trust_checkpoint": Flag(False, None, "load any Python objects from a checkpoint, which can run code"),
+        "debug": Flag(False, None, "print the traceback of an error before its sentence", local=True),
     },
     "data": {
         "dataset": Flag("dsb2018_96", folder_name, "name of the data set, for the default paths"),
         "img_ext": Flag(".png", extension, "extension of the images", evaluation=True),
         "mask_ext": Flag(".png", extension, "extension of the masks", evaluation=True),
+        "channel": Flag(0, whole(0), "channel to read from images that hold several, counted from 1; 0: none",
+            same_run=True, input=True),
+        "dense_masks": Flag(False, None, "accept masks that are mostly white", evaluation=True),
         "inner_split": Flag(False, None, "validate on a fifth of the training images, to choose among recipes",
             same_run=True, evaluation=True),
         "augmentation": Flag("published", None, "published: flips, quarter turns, color shifts; turns: without the "
@@ -187,6 +191,7 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
 def parse_val(argv: list[str] | None = None) -> Flags:
     """Parse the flags of val.py."""
     parser = FlagParser("Evaluate a trained model on the validation split and write its predicted masks.")
+    parser.add_argument("--all", action="store_true", help="score all images of the data, such as an own test set")
     FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/")
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
     _add_recorded(parser)
@@ -198,14 +203,11 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     """Parse the flags of demo.py."""
     parser = FlagParser("Segment images: the validation split, or any images given by --input.")
     parser.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders or globs; no masks needed")
-    FLAGS["name"].add_to(
-        parser, "name", None, f"folder under models/ whose best checkpoint is used (default: {default_name()})"
-    )
+    FLAGS["name"].add_to(parser, "name", None, f"folder under models/ to take it from (default: {default_name()})")
     parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
     parser.add_argument("--onnx", metavar="FILE", help="an export to use instead, with onnxruntime on the CPU")
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
-    threshold_help = "probability above which a pixel is a nucleus"
-    parser.add_argument("--threshold", default=0.5, type=real(0, below=1), help=threshold_help)
+    parser.add_argument("--threshold", default=0.5, type=real(0, below=1), help="a nucleus pixel is above this")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
     _add_recorded(parser)
     _add_shared(parser)
@@ -237,28 +239,28 @@ def parse_export(argv: list[str] | None = None) -> Flags:
     for name, side in (("input_h", "height"), ("input_w", "width")):
         FLAGS[name].add_to(parser, name, None, f"{side} of the input, a multiple of 16 (default: as in training)")
     parser.add_argument("--dynamic", action="store_true", help="leave batch size, height and width open")
-    FLAGS["trust_checkpoint"].add_to(parser, "trust_checkpoint")
+    for name in ("trust_checkpoint", "debug"):
+        FLAGS[name].add_to(parser, name)
     return parser.parse(argv)
 
 
 def parse_preprocess(argv: list[str] | None = None) -> Flags:
     """Parse the flags of preprocess_dsb2018.py."""
     parser = FlagParser("Prepare raw DSB2018 images (one mask file per nucleus) for training.")
-    parser.add_argument(
-        "--input",
-        help="raw folder or zip (default: what lies under inputs/); with --synthetic: the raw folder to write",
-    )
-    parser.add_argument(
-        "--output",
-        help="folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)",
-    )
+    input_help = "raw folder or zip (default: what lies under inputs/); with --synthetic: the raw folder to write"
+    parser.add_argument("--input", help=input_help)
+    output_help = "folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)"
+    parser.add_argument("--output", help=output_help)
     parser.add_argument("--img_size", default=96, type=whole(1, 4096), help="side length of the prepared images")
     parser.add_argument("--workers", default=2, type=whole(1), help="number of processes")
+    FLAGS["channel"].add_to(parser, "channel")
+    FLAGS["dense_masks"].add_to(parser, "dense_masks")
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that is already there")
     parser.add_argument("--download", action="store_true", help="download the zip to inputs/stage1_train.zip first")
     parser.add_argument("--url", default=DOWNLOAD_URL, help="address that --download uses")
     parser.add_argument("--synthetic", type=whole(2), metavar="N", help="make N synthetic images instead")
     parser.add_argument("--seed", default=0, type=SEED, help="of --synthetic")
+    FLAGS["debug"].add_to(parser, "debug")
     args = parser.parse(argv)
     if args.synthetic and args.download:
         parser.error("--synthetic makes its own images; leave out --download")
@@ -277,13 +279,15 @@ def _add_recorded(parser: FlagParser) -> None:
         ("input_w", "width of the net's input", ANY_SIDE),
         ("img_ext", "extension of the images", None),
         ("mask_ext", "extension of the masks", None),
+        ("channel", "channel of images that hold several, from 1", None),
+        ("dense_masks", "accept masks that are mostly white", None),
     ):
         FLAGS[name].add_to(parser, name, None, f"{text} (default: as in training)", type=kind)
 
 
 def _add_shared(parser: FlagParser) -> None:
     """Add the flags of val.py and demo.py for loading and computing."""
-    for name in ("num_workers", "device", "device_id", "trust_checkpoint"):
+    for name in ("num_workers", "device", "device_id", "trust_checkpoint", "debug"):
         FLAGS[name].add_to(parser, name)
     parser.add_argument("--amp", action="store_true", help="compute in half precision, bfloat16 on the CPU")
     parser.add_argument("--tta", action="store_true", help="average over 8 flips and rotations; 8 times the work")

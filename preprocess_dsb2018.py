@@ -1,7 +1,7 @@
 """Prepare raw DSB2018 images (Kaggle's layout, one mask file per nucleus) for training."""
 
 import options
-from runtime import startup
+from runtime import names, startup
 from runtime.errors import InputError
 
 if __name__ == "__main__":  # before the slow imports, so that --help and a mistyped flag are answered at once
@@ -12,8 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from imaging.raw import download, synthetic
-from imaging.raw.preparation import prepare
+from imaging.raw.preparation import Recipe, prepare
+from imaging.raw.rawset import RawSet
+from imaging.survey import describe_counts
 
+MAX_LISTED = 20  # masks that are remarked on one by one
 RAW_FOLDER = Path("inputs/data-science-bowl-2018/stage1_train")
 RAW_ZIP = Path("inputs/stage1_train.zip")
 RAW_SYNTHETIC = Path("inputs/synthetic/stage1_train")
@@ -22,7 +25,9 @@ RAW_SYNTHETIC = Path("inputs/synthetic/stage1_train")
 def main(args: Namespace) -> None:
     """Find, download or synthesize a raw set, as the flags say, prepare it, and print a summary."""
     output = Path(args.output)
-    entries = prepare(find_source(args), output, args.img_size, args.workers, args.overwrite)
+    raw = RawSet(find_source(args))
+    settings = Recipe(args.img_size, args.channel, args.dense_masks)
+    entries = prepare(raw, output, settings, args.workers, args.overwrite)
     if entries:
         print_summary(entries, output)
 
@@ -57,7 +62,7 @@ def synthesize(source: Path, count: int, seed: int, workers: int) -> None:
 
 
 def print_summary(entries: list[dict], output: Path) -> None:
-    """Print how many images and nuclei there are of each size, and which images were skipped and why."""
+    """Print how many images and mask files there are of each size, and which images were skipped and why."""
     import pandas as pd  # here, because its import takes long and the worker processes do not need it
 
     prepared = [entry for entry in entries if "skipped" not in entry]
@@ -68,10 +73,18 @@ def print_summary(entries: list[dict], output: Path) -> None:
     table = table.sort_values("images", ascending=False)
     table.loc["all"] = table.sum()
     print(table.to_string())
+    notes = Counter(note for entry in prepared for note in entry["notes"])
+    if notes:
+        print(f"converted: {describe_counts(notes)}")
+    remarks = [remark for entry in prepared for remark in entry["remarks"]]
+    for remark in remarks[:MAX_LISTED]:
+        print(f"warning: {remark}")
+    if len(remarks) > MAX_LISTED:
+        print(f"warning: … and {len(remarks) - MAX_LISTED} more masks like these")
     for kind, count in Counter(reason.rpartition(": ")[2] for reason in skipped).items():
-        print(f"skipped, {kind}: {count}")
+        print(f"skipped, {names.printable(kind)}: {count}")
     for reason in skipped:
-        print(f"  {reason}")
+        print(f"  {names.printable(reason, 1000)}")
     print(f"{len(prepared)} images are prepared in {output}, {len(skipped)} were skipped")
 
 

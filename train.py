@@ -157,7 +157,8 @@ def build_loaders(args: Namespace, runtime: Runtime) -> tuple[DataLoader | None,
     train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation)
     flags = {name: value for name, value in vars(args).items() if name not in options.LOCAL_FLAGS}
     runtime.check_ranks_agree(flags | {"the validation images": val.ids})
-    loading = args.batch_size, args.num_workers, runtime.is_accelerator, runtime.rank, runtime.world_size
+    workers = dataset.choose_num_workers(vars(args), args.num_classes, runtime.world_size, runtime.local_size)
+    loading = args.batch_size, workers, runtime.is_accelerator, runtime.rank, runtime.world_size
     if args.evaluate:
         return None, dataset.val_loader(val, *loading)
     print(train.cache, flush=True)

@@ -198,3 +198,9 @@ def find_data(data_path: str | None, settings: Mapping, dataset: str | None = No
     if isinstance(recorded, str) and Path(recorded).name != fallback.name:
         raise InputError(f"{recorded}: the data that the model was trained on are gone; give the path of the data")
     return fallback
+
+
+def is_training_data(data_path: Path, settings: Mapping) -> bool:
+    """Is this the folder of the images that the model was trained on, as far as `settings` record it?"""
+    recorded = settings.get("data_path") or Path("inputs") / settings["dataset"]
+    return Path(recorded).resolve() == data_path.resolve()

@@ -1,4 +1,4 @@
-"""Evaluate a trained model on the validation split: IoU, Dice and average precision, a table by image, its masks."""
+"""Evaluate a trained model on the validation split or a test set: IoU, Dice, average precision, by image, and masks."""
 
 import options
 from runtime import startup
@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before torch is imported, so that --help and a mis
     ARGS = startup.parse_flags(options.parse_val)
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ import engine
 import metrics
 import utils
 from imaging.drawing import write_probabilities
+from imaging.prepared import PreparedFolder
 from imaging.reader import write_image
+from runtime import names
 from runtime.background import BackgroundPool
 from runtime.distributed import init_runtime
+from runtime.errors import InputError
 from runtime.files import atomic_write
 from runtime.settings import apply_recorded_settings, recorded_settings
 
@@ -33,8 +37,8 @@ class Scores:
     The threads of a pool do the work on images. Their rows are complete, and their errors raised, at the pool's end.
     """
 
-    def __init__(self, folder: Path, pool: BackgroundPool):
-        self.folder, self.pool, self.batches, self.futures = folder, pool, [], []
+    def __init__(self, folder: Path, data: PreparedFolder, pool: BackgroundPool):
+        self.folder, self.data, self.pool, self.batches, self.futures = folder, data, pool, [], []
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
         """Take in a batch: logits and targets (N, num_classes, H, W)."""
@@ -49,12 +53,13 @@ class Scores:
     def _score(self, img_id: str, logits: torch.Tensor, target: torch.Tensor) -> list[dict]:
         """Write an image's pictures and return its row for each class."""
         probability, rows = torch.sigmoid(logits).numpy(), []
+        path = names.printable_path(self.data.image_path(img_id))
         write_probabilities(self.folder, img_id, probability)
         for k in range(len(probability)):
             self.pool.check_cancelled()
             mask, true = probability[k] > 0.5, target[k].numpy() > 0.5
             write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
-            row = {"id": img_id, "class": k}
+            row = {"id": img_id, "path": path, "class": k}
             row |= {key: score(logits[k], target[k]).item() for key, score in PIXEL_SCORES.items()}
             row["ap"] = metrics.average_precision(metrics.label_instances(mask), metrics.label_instances(true))
             rows.append(row)
@@ -75,6 +80,24 @@ class Scores:
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
+def open_data(args: Namespace, path: Path, num_classes: int, settings: Mapping) -> dataset.NucleiDataset:
+    """Open the validation split of the data, or all images with `--all`, and print how many there are.
+
+    settings: what the model records. Raises InputError if a single image is to be split.
+    """
+    if args.all:
+        data = dataset.open_all(path, num_classes, vars(args))
+        print(f"data: {path}, all of its images: {len(data)}")
+        if utils.is_training_data(path, settings):
+            print("warning: the model was trained on images of this folder, so the scores include training images")
+        return data
+    if len(PreparedFolder(path, args.img_ext, args.mask_ext).list_ids()) == 1:
+        raise InputError(f"{path}: a single image cannot be split; pass --all to score it")
+    _, data = dataset.open_dataset(path, num_classes, vars(args))
+    print(f"data: {path}, {len(data)} images to validate")
+    return data
+
+
 def main(args: Namespace) -> None:
     """Load the model and its data, evaluate, write and print the tables."""
     runtime = init_runtime(args.device, args.device_id)
@@ -85,13 +108,13 @@ def main(args: Namespace) -> None:
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
     model = engine.for_any_size(model, args.tta)
     data_path = utils.find_data(args.data_path, settings)
-    _, data = dataset.open_dataset(data_path, model.num_classes, vars(args))
-    print(f"data: {data_path}, {len(data)} images to validate")
-    loader = dataset.val_loader(data, args.batch_size, args.num_workers, runtime.is_accelerator)
+    data = open_data(args, data_path, model.num_classes, settings)
+    workers = dataset.choose_num_workers(vars(args), model.num_classes)
+    loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
     criterion = engine.build_criterion(args.loss)
     folder = utils.run_folder(args.name, args.output)
     with BackgroundPool() as pool:
-        scores = Scores(folder, pool)
+        scores = Scores(folder, data.folder, pool)
         result = engine.evaluate(model, loader, criterion, runtime, scores)
     with atomic_write(folder / "metrics.csv") as partial:
         scores.images().to_csv(partial, index=False)

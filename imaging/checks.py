@@ -9,63 +9,83 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imaging.masks import read_mask
-from imaging.prepared import PreparedFolder, check_mask_size
-from imaging.reader import IMAGE_EXTENSIONS, read_image
+from imaging.listing import describe_unused, explain_missing_masks, find_unused, other_spelling
+from imaging.masks import Mask, align, decode_mask, to_training_mask
+from imaging.prepared import PreparedFolder
+from imaging.reader import IMAGE_EXTENSIONS
+from imaging.survey import Survey
 from runtime.errors import InputError
 
 MIN_MARKED = 20  # pixels; on fewer, the soft edges of a nucleus or two may outweigh their inside
 MAX_LISTED = 20  # problems that are listed one by one; the rest are counted
+MAX_MARKED_SHARE, MAX_TYPICAL_SHARE = 0.98, 0.5  # of a mask's pixels; of the median mask's
 
 
 def check_dataset(
     folder: PreparedFolder,
     skip_bad: bool = False,
+    dense_masks: bool = False,
     keep: Callable[[str, np.ndarray, np.ndarray], None] = lambda *sample: None,
-) -> list[str]:
-    """Return the ids of a prepared data set, or raise one InputError that lists everything wrong with it.
+) -> Survey:
+    """Return a survey of a prepared data set, with its ids; raises one InputError that lists everything wrong with it.
 
     Each file is decoded once: without that, a missing or unreadable file would stop the training epochs later.
+    Image files in the folder that are not used are named in one line.
 
     skip_bad: only print which samples are unusable. Their ids are still returned, so that the split is the same.
+    dense_masks: accept masks that are white nearly everywhere, and sets whose typical mask is mostly white.
     keep: is called with each usable sample, one call at a time: id, image, uint8 BGR (H, W, 3), and masks, uint8
-    (H, W, num_classes).
+    (H, W, num_classes), in the values of their files.
     """
     ids = _find_ids(folder)
     classes = [k for k in range(folder.num_classes) if folder.masks(k).is_dir()]
+    if unused := find_unused(folder, ids, classes):
+        print(f"warning: {describe_unused(unused)}", flush=True)
     problems = [_missing_class(folder, k) for k in range(folder.num_classes) if k not in classes]
+    problems += (explained := explain_missing_masks(folder, ids, classes))
     reports = _check_samples(folder, ids, classes, keep)
-    unusable = [problem for report in reports for problem in report.problems]
+    unusable = [] if explained else [problem for report in reports for problem in report.problems]
     if not skip_bad or all(report.problems for report in reports):
         problems += unusable
     elif unusable:
         print(f"warning: {_listed(folder.path, unusable)}\nthese are skipped because of --skip_bad", flush=True)
+    zero_one = {report.zero_one for report in reports if report.zero_one is not None} == {True}
     if _look_swapped(reports):
         mask_folder = folder.masks(classes[0])
         remedy = f"exchange the contents of {folder.images} and {mask_folder}"
         problems.insert(0, f"{folder.path}: images and masks look swapped; {remedy}")
     else:
-        problems += [problem for report in reports for problem in report.odd_values]
-        # masks with too few marked pixels to be judged one by one
+        problems += [problem for report in reports for problem in report.bad_values]
+        problems += [] if zero_one else [problem for report in reports for problem in report.dark_values]
         for k in classes:
-            if max((report.peaks.get(k, 255) for report in reports), default=255) <= 127:
-                problems.append(f"{folder.masks(k)}: no mask has a pixel above 127; masks hold 0 and 255")
+            problems += _judge_class(folder, k, reports, zero_one, dense_masks)
     if problems:
         raise InputError(_listed(folder.path, problems))
-    return ids
+    if zero_one:
+        print(f"{folder.path}: all masks hold 0 and 1; each 1 is read as 255", flush=True)
+    survey = Survey(ids, zero_one=zero_one)
+    for report in reports:
+        if report.size:
+            survey.add(report.size, report.notes)
+    return survey
 
 
 class _Report(NamedTuple):
     """What is wrong with an image and its masks, and what their values look like."""
 
     problems: list[str]
-    odd_values: list[str]  # problems with a mask's values; not reported if images and masks look swapped
+    bad_values: list[str]  # problems with a mask's values; not reported if images and masks look swapped
+    dark_values: list[str]  # few marked pixels are above 127; no problem if all masks of the set hold 0 and 1
     binary_shares: list[tuple[float, float]]  # the share of pixels that are exactly 0 or 255, in image and mask
     peaks: dict[int, int]  # by class, the largest value of the mask
+    marked: dict[int, tuple[Path, float]]  # by class, the mask and its share of pixels that are not 0
+    notes: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    zero_one: bool | None = None  # is 1 the largest value of its masks? None: they mark nothing
 
 
 def _find_ids(folder: PreparedFolder) -> list[str]:
-    """List the ids; raises InputError if the layout is wrong or there are fewer than two images."""
+    """List the ids; raises InputError if the layout is wrong or there are no images."""
     path, images = folder.path, folder.images
     if not path.is_dir():
         raise InputError(
@@ -78,11 +98,11 @@ def _find_ids(folder: PreparedFolder) -> list[str]:
         raise InputError(f"{images}: no such folder; {remedy}")
     ids = folder.list_ids()
     if not ids:
-        others = Counter(p.suffix for p in images.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS)
+        others = Counter(
+            p.suffix for p in images.iterdir() if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith(".")
+        )
         remedy = f"the files there end in {', '.join(sorted(others))}: pass --img_ext" if others else "put some there"
         raise InputError(f"{images}: no {folder.img_ext} images; {remedy}")
-    if len(ids) < 2:
-        raise InputError(f"{images}: only one {folder.img_ext} image; training and validation need at least two")
     return ids
 
 
@@ -98,12 +118,12 @@ def _check_samples(folder: PreparedFolder, ids: list[str], classes: list[int], k
 
     def check(img_id: str) -> _Report:
         report, image, masks = _check_sample(folder, img_id, classes)
-        if classes and not report.problems:
+        if classes and not report.problems and len(masks) == len(classes):
             with one_at_a_time:
                 keep(img_id, image, np.dstack(masks))
         return report
 
-    with ThreadPoolExecutor() as pool:  # OpenCV decodes without Python's global lock
+    with ThreadPoolExecutor() as pool:  # the libraries decode without Python's global lock
         return list(pool.map(check, ids))
 
 
@@ -111,38 +131,83 @@ def _check_sample(
     folder: PreparedFolder, img_id: str, classes: list[int]
 ) -> tuple[_Report, np.ndarray | None, list[np.ndarray]]:
     """Return the report on a sample, its image, and those masks that can be used."""
-    report, masks = _Report([], [], [], {}), []
+    report = _Report([], [], [], [], {}, {})
     try:
-        image = read_image(folder.image_path(img_id))
+        picture = folder.read_picture(img_id)
     except InputError as error:
         report.problems.append(str(error))
-        return report, None, masks
+        return report, None, []
+    paths, masks = [], []
     for k in classes:
         path = folder.mask_path(img_id, k)
         try:
             if not path.is_file():
-                raise InputError(f"{path}: no mask for {folder.image_path(img_id)}; add it or remove the image")
-            mask = read_mask(path)
-            check_mask_size(path, mask, image)
+                remedy = other_spelling(path) or "add it or remove the image"
+                raise InputError(f"{path}: no mask for {folder.image_path(img_id)}; {remedy}")
+            mask = decode_mask(path, path)
+            report.binary_shares.append(tuple(_binary_share(pixels) for pixels in (picture.pixels, mask.pixels)))
+            _judge_values(report, path, k, mask)
         except InputError as error:
             report.problems.append(str(error))
             continue
+        paths.append(path)
         masks.append(mask)
-        report.odd_values.extend(_odd_values(path, mask))
-        report.binary_shares.append(tuple(float(((x == 0) | (x == 255)).mean()) for x in (image, mask)))
-        report.peaks[k] = int(mask.max())
-    return report, image, masks
+    try:
+        image, pixels, turned = align(picture, masks, paths)
+    except InputError as error:
+        report.problems.append(str(error))
+        return report, picture.pixels, []
+    peak = max(report.peaks.values(), default=0)
+    notes = (*picture.notes, turned) if turned else picture.notes
+    usable = [] if report.bad_values else pixels
+    return report._replace(notes=notes, size=image.shape[:2], zero_one=peak == 1 if peak else None), image, usable
 
 
-def _odd_values(path: Path, mask: np.ndarray) -> list[str]:
-    """Return the problem with a mask's values, if any: 0/1 masks and numbered nuclei look nearly black."""
-    marked, bright = np.count_nonzero(mask), np.count_nonzero(mask > 127)
-    if marked < MIN_MARKED or bright >= 0.5 * marked:
-        return []
-    return [
-        f"{path}: only {bright} of {marked} marked pixels are above 127, but masks hold 0 and 255; multiply 0/1 masks "
-        "by 255, make every numbered nucleus 255, give each class a folder of its own"
-    ]
+def _binary_share(pixels: np.ndarray) -> float:
+    return float(((pixels == 0) | (pixels == 255)).mean())
+
+
+def _judge_values(report: _Report, path: Path, class_index: int, mask: Mask) -> None:
+    """Add to the report what a mask's values look like, and what is wrong with them."""
+    try:
+        pixels = to_training_mask(mask, path)
+    except InputError as error:
+        report.bad_values.append(str(error))
+        return
+    report.peaks[class_index] = int(pixels.max())
+    marked, bright = np.count_nonzero(pixels), np.count_nonzero(pixels > 127)
+    report.marked[class_index] = path, marked / pixels.size
+    if marked >= MIN_MARKED and bright < 0.5 * marked:
+        report.dark_values.append(
+            f"{path}: only {bright} of {marked} marked pixels are above 127, but masks hold 0 and 255; multiply 0/1 "
+            "masks by 255, make every numbered nucleus 255, give each class a folder of its own"
+        )
+
+
+def _judge_class(
+    folder: PreparedFolder, class_index: int, reports: list[_Report], zero_one: bool, dense_masks: bool
+) -> list[str]:
+    """Return what is wrong with the masks of a class as a whole."""
+    problems = []
+    # masks with too few marked pixels to be judged one by one
+    if not zero_one and max((report.peaks.get(class_index, 255) for report in reports), default=255) <= 127:
+        problems.append(f"{folder.masks(class_index)}: no mask has a pixel above 127; masks hold 0 and 255")
+    if not dense_masks:
+        marked = [report.marked[class_index] for report in reports if class_index in report.marked]
+        problems += judge_shares(folder.masks(class_index), marked)
+    return problems
+
+
+def judge_shares(place: Path, shares: list[tuple[object, float]]) -> list[str]:
+    """Return what the marked shares of a set of masks, each with its name, say against it: it may be inverted."""
+    typical = float(np.median([share for _, share in shares])) if shares else 0.0
+    if typical > MAX_TYPICAL_SHARE:
+        return [
+            f"{place}: the masks look inverted, {typical:.0%} of the typical one is marked; nuclei are white on black. "
+            "Invert them, or pass --dense_masks if they are right"
+        ]
+    remedy = "correct it, or pass --dense_masks if it is right"
+    return [f"{name}: marked nearly everywhere ({s:.0%}); {remedy}" for name, s in shares if s > MAX_MARKED_SHARE]
 
 
 def _look_swapped(reports: list[_Report]) -> bool:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imaging.masks import read_mask
-from imaging.reader import read_image
+from imaging.masks import align, decode_mask, to_training_mask
+from imaging.reader import Picture, decode_picture
 from runtime import names
 from runtime.errors import InputError
 
@@ -15,13 +15,16 @@ from runtime.errors import InputError
 class PreparedFolder:
     """A prepared data set: `<path>/images/<id><img_ext>` and `<path>/masks/<class>/<id><mask_ext>`.
 
-    `<class>` is 0 … num_classes - 1.
+    `<class>` is 0 … num_classes - 1. `channel` is read from images that hold several, from 1. `zero_one`: do the masks
+    hold 0 and 1 in place of 0 and 255?
     """
 
     path: Path
     img_ext: str = ".png"
     mask_ext: str = ".png"
     num_classes: int = 1
+    channel: int = 0
+    zero_one: bool = False
 
     @property
     def images(self) -> Path:
@@ -57,20 +60,18 @@ class PreparedFolder:
         return ids
 
     def read(self, img_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return an image, uint8 BGR (H, W, 3), and its masks, uint8 (H, W, num_classes).
+        """Return an image, uint8 BGR (H, W, 3), and its masks, uint8 (H, W, num_classes), in the values of their files.
 
         Raises InputError if a file is missing or unreadable, or if a mask has another size than its image.
         """
-        image = read_image(self.image_path(img_id))
         paths = [self.mask_path(img_id, k) for k in range(self.num_classes)]
-        masks = [read_mask(path) for path in paths]
+        masks = [decode_mask(path, path) for path in paths]
         for path, mask in zip(paths, masks):
-            check_mask_size(path, mask, image)
-        return image, np.dstack(masks)
+            to_training_mask(mask, path)
+        image, pixels, _ = align(self.read_picture(img_id), masks, paths)
+        return image, np.dstack(pixels)
 
-
-def check_mask_size(name: object, mask: np.ndarray, image: np.ndarray) -> None:
-    """Raise InputError naming the mask if its height and width are not those of its image."""
-    if mask.shape[:2] != image.shape[:2]:
-        size, expected = (f"{array.shape[1]}×{array.shape[0]}" for array in (mask, image))
-        raise InputError(f"{name}: the mask is {size}, but its image is {expected}; resize one of them")
+    def read_picture(self, img_id: str) -> Picture:
+        """Return an image that is not yet turned; raises InputError naming it if it cannot be read."""
+        path = self.image_path(img_id)
+        return decode_picture(path, path, channel=self.channel)

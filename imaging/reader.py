@@ -1,65 +1,115 @@
 """Image files to pixels, and pixels to image files."""
 
-import os
+import io
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from imaging import tiff
+from imaging.stored import StoredImage, check_size, pick_channel
+from imaging.stretch import stretch_to_8_bits
 from runtime.errors import InputError
-from runtime.files import atomic_write, read_bytes
+from runtime.files import atomic_write, check_file, read_bytes
 
 # The images are small and many, so that several processes help more than several threads. In a forked worker, OpenCV
 # would wait forever for the threads of its parent.
 cv2.setNumThreads(0)
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".lsm")
+# what people have besides, and what no library here reads
+FOREIGN_EXTENSIONS = (
+    *(".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".svs", ".ndpi", ".heic", ".heif", ".avif", ".dcm", ".dng"),
+    *(".cr2", ".nef", ".psd", ".exr", ".jxl"),
+)
 MAX_SCANS = 100  # of a JPEG; about ten are usual, and a scan of 120 bytes can take a tenth of a second to decode
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "JPEG2000")  # Pillow's names; TIFF apart
+LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "JPEG2000")
+COLORS = ("red", "green", "blue")
+ORIENTATION_TAG = 274
+TURNED = "turned by its orientation tag"
+JPEG_2000_LIMITS = " (damaged, or a JPEG 2000 of signed numbers, of fewer than 8 bits, or of gray with alpha)"
+warnings.filterwarnings("ignore", module=r"PIL\.")  # the scripts themselves report a bad file, by its name
+Image.MAX_IMAGE_PIXELS = None  # Pillow only reads headers here; check_size has the limit
 
 
-def decode(data: bytes, flags: int, name: object) -> np.ndarray:
-    """Decode the bytes of an image file with OpenCV's `flags`, at the bit depth of the file.
+class Picture(NamedTuple):
+    """An image file as pixels: uint8 BGR (H, W, 3), not yet turned; EXIF's orientation; what was done, in words."""
 
-    Returns (H, W) or (H, W, channels). Raises InputError naming the file if it is not an image, or too large.
+    pixels: np.ndarray
+    orientation: int
+    notes: tuple[str, ...]
+
+
+def read_stored(source: Path | bytes, name: object, page: int = 0, channel: int | None = 0) -> StoredImage:
+    """Decode a file, or its bytes: the page with this number, from 0, and the channel with this number, from 1.
+
+    channel: 0: only images that are gray or have colors are decoded; None: the same, for scripts without --channel.
+    Raises InputError naming the file and the cause if it is no image of a known format, is too large, or holds several
+    channels none of which is chosen.
     """
-    if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        raise InputError(f"{name}: a JPEG of {scans} scans, but at most {MAX_SCANS} are decoded; save it again")
-    for tried in (flags | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED):  # only the latter reads gray TIFFs of floats
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), tried) if data else None
-        except cv2.error as error:
-            if "validateInputImageSize" in str(error):  # OpenCV checks the size before it allocates memory
-                limit = os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", 2**30)
-                raise InputError(
-                    f"{name}: more than {limit} pixels, or a side above {2**20}; cut it into smaller images, or set "
-                    "the variable OPENCV_IO_MAX_IMAGE_PIXELS higher"
-                ) from error
-            image = None
-        if image is not None:
-            return image
-    raise InputError(f"{name}: not a readable image; replace the file or remove it")
+    is_tiff = _is_tiff(source)
+    if isinstance(source, Path) and not is_tiff:
+        source = read_bytes(source)
+    if not is_tiff:
+        return _decode(source, name, channel)
+    return tiff.read_page(source, name, page, channel)
 
 
-def decode_image(data: bytes, name: object) -> np.ndarray:
-    """Decode the bytes of an image file to uint8 BGR (H, W, 3).
+def count_pages(source: Path | bytes, name: object) -> int:
+    """Return how many pages a file, or its bytes, holds; raises InputError as read_stored does."""
+    return tiff.count_pages(source, name) if _is_tiff(source) else 1
 
-    Gray is replicated to three channels, alpha is dropped. More than 8 bits are stretched: the image's minimum becomes
-    0 and its maximum 255, because 12-bit and 14-bit cameras leave most of the range of a 16-bit file unused.
-    Raises InputError naming the file if it is not an image, or has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS.
+
+def check_single_page(source: Path | bytes, name: object, remedy: str) -> None:
+    """Raise InputError with the remedy if a file, or its bytes, holds several pages."""
+    if (pages := count_pages(source, name)) > 1:
+        raise InputError(f"{name}: holds {pages} pages, but {remedy}")
+
+
+def decode_picture(source: Path | bytes, name: object, page: int | None = None, channel: int = 0) -> Picture:
+    """Decode a file, or its bytes, to uint8 BGR: the page with this number, from 0; None: its only page.
+
+    Gray is replicated to three channels, alpha is dropped. Numbers other than uint8 are stretched, see
+    stretch.stretch_to_8_bits. Raises InputError as read_stored does.
     """
-    image = decode(data, cv2.IMREAD_COLOR, name)
-    if image.ndim == 3 and image.shape[2] == 4:
-        image = image[..., :3]
-    if image.ndim == 3 and image.shape[2] != 3:
-        raise InputError(f"{name}: {image.shape[2]} channels; gray has 1, color 3, color with alpha 4; convert it")
-    if image.dtype != np.uint8:
-        image = _stretch(image, name)
-    return np.ascontiguousarray(image) if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if page is None:
+        check_single_page(source, name, "one is read here; save each as a file, or let demo.py segment page by page")
+    stored = read_stored(source, name, page or 0, channel)
+    pixels, notes = stretch_to_8_bits(stored.values, name), stored.notes
+    if stored.values.dtype != np.uint8:
+        notes += (f"{stored.values.dtype} stretched to 8 bits",)
+    if stored.alpha is not None:
+        notes += ("alpha dropped",)
+    if pixels.ndim == 2:
+        pixels, notes = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), (*notes, "gray to color")
+    return Picture(np.ascontiguousarray(pixels), stored.orientation, notes)
+
+
+def read_upright(path: Path, page: int | None = None, channel: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read an image file as decode_picture does, and turn it as its orientation tag says; returns it and its notes."""
+    picture = decode_picture(path, path, page, channel)
+    notes = (*picture.notes, TURNED) if picture.orientation != 1 else picture.notes
+    return turn_upright(picture.pixels, picture.orientation), notes
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file with `decode_image`; raises InputError naming it also if it is missing."""
-    return decode_image(read_bytes(path), path)
+    """Read an image file to uint8 BGR (H, W, 3), turned as its orientation tag says; see decode_picture."""
+    return read_upright(path)[0]
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an array (H, W) or (H, W, C) from its stored position, an EXIF orientation of 1 … 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -69,21 +119,85 @@ def write_image(path: Path, image: np.ndarray) -> None:
         partial.write_bytes(data)
 
 
-def _stretch(image: np.ndarray, name: object) -> np.ndarray:
-    """Map the range of an image to 0 … 255; NaN and infinity count as 0."""
-    # in strips of rows: several float64 copies of the largest image would take 10 GB
-    height = max(1, 2**20 // image[0].size)
-    strips = [slice(top, top + height) for top in range(0, len(image), height)]
+def _is_tiff(source: Path | bytes) -> bool:
+    if isinstance(source, bytes):
+        return source[:4] in tiff.MAGIC
+    check_file(source)
+    try:
+        with open(source, "rb") as file:
+            return file.read(4) in tiff.MAGIC
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror}") from error
 
-    def finite(strip: slice) -> np.ndarray:
-        return np.nan_to_num(image[strip].astype(np.float64), posinf=0, neginf=0)
 
-    low, high = min(finite(strip).min() for strip in strips), max(finite(strip).max() for strip in strips)
-    with np.errstate(over="ignore"):
-        scale = 255 / (high - low) if high > low else 0.0
-    if not np.isfinite(scale) or (high > low and not scale):
-        raise InputError(f"{name}: its values, from {low} to {high}, cannot be stretched to 8 bits; rescale them")
-    stretched = np.empty(image.shape, np.uint8)
-    for strip in strips:
-        stretched[strip] = ((finite(strip) - low) * scale).round().astype(np.uint8)
-    return stretched
+def _decode(data: bytes, name: object, channel: int | None) -> StoredImage:
+    """Decode any format but TIFF, after Pillow has read the header."""
+    if data[:2] == b"\xff\xd8" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise InputError(f"{name}: a JPEG of {scans} scans, but at most {MAX_SCANS} are decoded; save it again")
+    if not data:
+        raise InputError(f"{name}: an empty file, of 0 bytes; replace the file or remove it")
+    try:
+        header = Image.open(io.BytesIO(data), formats=FORMATS)
+        # a phone's JPEG (MPO) may hold a second picture, which is for other purposes
+        frames = 1 if header.format in ("JPEG", "MPO") else getattr(header, "n_frames", 1)
+        orientation = _read_orientation(header, data)
+    except Exception as error:  # Pillow raises errors of many types
+        raise _not_readable(name) from error
+    check_size(*header.size, name)
+    if frames > 1:
+        raise InputError(f"{name}: an animation of {frames} frames; save the frames as files of their own")
+    if header.mode in ("CMYK", "YCCK", "LAB", "YCbCr"):
+        raise InputError(f"{name}: {header.mode} colors, made for print; save it as RGB")
+    values = _decode_with_pillow(header) if _needs_pillow(header, data) else _decode_with_opencv(data)
+    if values is None or values.shape[:2] != header.size[::-1]:
+        raise _not_readable(name, JPEG_2000_LIMITS if header.format == "JPEG2000" else "")
+    alpha, notes = None, ("palette to color",) if header.mode in ("P", "PA") else ()
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        values, alpha = values[..., :-1], values[..., -1]
+    if values.ndim == 3 and (values.shape[2] == 1 or header.mode in ("1", "L", "LA", "I;16")):
+        values = values[..., 0]
+    stored = StoredImage(values, alpha, orientation, header.format in LOSSY_FORMATS, notes)
+    if not channel:
+        return stored
+    if values.ndim == 2:
+        return pick_channel(stored._replace(values=values[..., None]), channel, ("",), name)
+    return pick_channel(stored._replace(values=values[..., ::-1]), channel, COLORS, name)
+
+
+def _decode_with_opencv(data: bytes) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+
+
+def _needs_pillow(header: Image.Image, data: bytes) -> bool:
+    """Does OpenCV decode the file wrongly? Pillow is wrong with other kinds of BMP."""
+    if header.format == "BMP":  # with a palette, but the header of OS/2, of 12 bytes; or of 16 bits a pixel
+        return data[14:18] == b"\x0c\0\0\0" or data[28:30] == b"\x10\0"
+    return header.format == "GIF"  # with a transparent color
+
+
+def _decode_with_pillow(header: Image.Image) -> np.ndarray | None:
+    try:
+        if header.mode in ("1", "L"):
+            return np.asarray(header.convert("L"))
+        if header.has_transparency_data:
+            return cv2.cvtColor(np.asarray(header.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+        return cv2.cvtColor(np.asarray(header.convert("RGB")), cv2.COLOR_RGB2BGR)
+    except Exception:  # Pillow raises errors of many types
+        return None
+
+
+def _read_orientation(header: Image.Image, data: bytes) -> int:
+    if header.format == "PNG" and b"eXIf" not in data:  # Pillow would decode the whole file to look for it
+        return 1
+    try:
+        orientation = header.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF data; viewers then show the picture as it is stored
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _not_readable(name: object, reason: str = "") -> InputError:
+    return InputError(f"{name}: not a readable image{reason}; replace the file or remove it")

@@ -62,8 +62,8 @@ def whole_list(text: str) -> list[int]:
 
 
 def extension(text: str) -> str:
-    """Parse a file extension; the dot may be left out."""
-    found = text if text.startswith(".") else f".{text}"
+    """Parse the ending of file names, such as .png or _mask.png; of an extension alone, the dot may be left out."""
+    found = text if "." in text else f".{text}"
     if not names.EXTENSION.fullmatch(found):
         raise ArgumentTypeError(f"{text!r} is not an extension such as .png")
     return found

@@ -1,6 +1,7 @@
 """The checkpoint file: writing it so that a readable one always exists, and reading it without running its code."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -211,9 +212,9 @@ def _unpickle(path: Path, trust: bool):
         with warnings.catch_warnings(), torch.serialization.safe_globals(numpy_scalar_types()):
             warnings.simplefilter("ignore")  # about formats; a failure raises as well
             return torch.load(path, map_location="cpu", weights_only=not trust)
-    except OSError:
-        raise
     except Exception as error:  # torch raises many types, and advises to trust the file
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a file cut off: read before its start
+            raise
         if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputError(
                 f"{path}: refused, and nothing of it was run: it calls {foreign[1]}, but weights and numbers need no "

@@ -53,6 +53,7 @@ class Runtime(Device):
 
     rank: int = 0
     world_size: int = 1
+    local_size: int = 1  # number of processes on this host; 1 if unknown
 
     @property
     def is_main(self) -> bool:
@@ -155,7 +156,7 @@ def init_runtime(device: str = "auto", device_id: int | None = None, launch: Nam
         if "OMP_NUM_THREADS" not in os.environ:  # otherwise each process would use every core
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
         init_distributed(ranks, kind, launch)
-    return Runtime(selected, device_id, ranks.rank, ranks.world_size)
+    return Runtime(selected, device_id, ranks.rank, ranks.world_size, ranks.local_size)
 
 
 def find_ranks(launch: Namespace | None) -> Ranks:

@@ -6,12 +6,18 @@ import re
 import signal
 import sys
 import time
+import traceback
 from contextlib import contextmanager
 
 from runtime import names
 
 # a full, failing or read-only disk, whatever file it was met with
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+SMALL_SHARED_MEMORY = (
+    "/dev/shm is too small for the batches of the data loading processes; pass --num_workers 0 or fewer workers, or "
+    "start the container with a larger --shm-size"
+)
+SEE_DEBUG = "--debug shows where"
 
 
 class InputError(ValueError):
@@ -28,8 +34,11 @@ class DivergedError(InputError):
 
 
 @contextmanager
-def report_errors():
-    """Turn InputError and failures of files and disks into `[Error] …` and exit status 1.
+def report_errors(debug: bool = False):
+    """Turn InputError, failures of files and disks, and any error of a data loading process into `[Error] …`, status 1.
+
+    debug: print the traceback before the sentence. Other errors are faults of the program: they pass through, and
+    Python prints their traceback.
 
     SIGINT, SIGTERM and SIGUSR1 raise exceptions, so that cleanup code runs; the exit status is 128 + their number.
     """
@@ -40,33 +49,59 @@ def report_errors():
     try:
         yield
         sys.stdout.flush()
-    except InputError as error:
-        # a DataLoader worker wraps the text in a traceback, whose last line it is
-        text = str(error)
-        if text.startswith("Caught InputError in DataLoader worker"):
-            text = text.rstrip().splitlines()[-1].partition("InputError: ")[2]
-        if os.environ.get("RANK", "0") != "0":  # most mistakes meet every rank, and rank 0 is to report them
-            wait_for_torchrun()
-        # only a list of problems has several lines
-        sys.exit("[Error] " + "\n  ".join(names.printable(line, 2000) for line in text.split("\n  ")))
-    except RuntimeError as error:
-        killed = re.match(r"DataLoader worker \(pid\S* (\d+).*?\) (?:is killed by signal: ([\w ]+)|exited)", str(error))
-        if not killed:
-            raise
-        sys.exit(
-            f"[Error] data loading process {killed[1]} was killed ({killed[2] or 'reason unknown'}), perhaps by the "
-            "system for want of memory; lower --num_workers, or --batch_size, and go on with --resume auto"
-        )
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.filename is None and error.errno not in DISK_ERRORS:  # a fault of the program, shown as a traceback
-            raise
-        sys.exit(f"[Error] {names.printable(error.filename or 'writing')}: {error.strerror}")
     except KeyboardInterrupt:
         print("[Stopped] by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        text = _sentence(error)
+        if text is None:
+            raise
+        if isinstance(error, InputError) and os.environ.get("RANK", "0") != "0":
+            wait_for_torchrun()  # most mistakes meet every rank, and rank 0 is to report them
+        if debug:
+            traceback.print_exception(error)
+        # only a list of problems has several lines
+        sys.exit("[Error] " + "\n  ".join(names.printable(line, 2000) for line in text.split("\n  ")))
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what an error tells the user; None if it is a fault of the program."""
+    text = str(error)
+    if re.match(r"'?Caught \w+ in DataLoader worker|DataLoader worker \(pid.*\) (is killed|exited)", text):
+        return _loader_sentence(text)
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_ERRORS):
+        return f"{error.filename or 'writing'}: {error.strerror}"
+    return None
+
+
+def _loader_sentence(text: str) -> str:
+    """Return what the error of a data loading process tells the user.
+
+    text: as torch raises it in the training process. It ends with the traceback of the data loading process, unless
+    that process was killed.
+    """
+    if killed := re.match(r"DataLoader worker \(pid\S* (\d+).*?\) (?:is killed by signal: ([\w ]+)|exited)", text):
+        if killed[2] == "Bus error":  # the system cannot provide a page of shared memory
+            return SMALL_SHARED_MEMORY
+        return (
+            f"data loading process {killed[1]} was killed ({killed[2] or 'reason unknown'}), perhaps by the system for "
+            "want of memory; lower --num_workers, or --batch_size (train.py: go on with --resume auto)"
+        )
+    kind = re.search(r"Caught (\w+)", text)[1]
+    starts = [found.end() for found in re.finditer(rf"^(?:[\w.]+\.)?{kind}(?:: |$)", text, re.MULTILINE)]
+    message = text[starts[-1] if starts else 0 :].strip()
+    if kind == InputError.__name__:
+        return message
+    if "shared memory" in message:
+        return SMALL_SHARED_MEMORY
+    # dataset.py raises a RuntimeError that names the image and the type of the original error
+    message = " ".join(message.split())
+    return f"a data loading process failed: {message if kind == 'RuntimeError' else f'{kind}: {message}'}; {SEE_DEBUG}"
 
 
 def wait_for_torchrun() -> None:

@@ -55,14 +55,22 @@ def remove_partial_files(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """Read a file; raises InputError if it is missing, longer than `max_bytes`, or not a regular file."""
+def check_file(path: Path, max_bytes: int | None = None) -> None:
+    """Raise InputError unless `path` is a regular file of at most `max_bytes`: reading a pipe would wait forever."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
-            raise InputError(f"{path}: not a regular file; give one")
-        if status.st_size > max_bytes:
-            raise InputError(f"{path}: {status.st_size} bytes, but at most {max_bytes} are read; give a smaller file")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: not a regular file; give one")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise InputError(f"{path}: {status.st_size} bytes, but at most {max_bytes} are read; give a smaller file")
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a file; raises InputError if it is missing, longer than `max_bytes`, or not a regular file."""
+    check_file(path, max_bytes)
+    try:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error

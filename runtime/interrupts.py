@@ -1,11 +1,9 @@
-"""Signals that stop a run after its current step, also in its data loading processes; and the lock of its folder."""
+"""Signals that stop a run after its current step, and the lock that keeps a folder to one run at a time."""
 
 import contextlib
 import errno
 import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -93,28 +91,3 @@ def lock_folder(folder: Path):
         lock.release()
         with contextlib.suppress(OSError):
             os.removedirs(folder)
-
-
-def start_loader_worker(_worker_id: int) -> None:
-    """Prepare a data loading process, as a DataLoader's `worker_init_fn`."""
-    # Launchers send signals to all processes of a run. The training process then needs batches to finish its step, and
-    # ends its workers by SIGTERM afterwards.
-    for number in set(SIGNALS) - {signal.SIGTERM}:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_exit_on_sigterm_of, args=(os.getppid(),), daemon=True).start()
-    # One thread of the worker hands a batch to the training process while another makes the next batch. By default,
-    # the first one may wait 5 ms for its turn.
-    sys.setswitchinterval(0.0005)
-    sys.excepthook = _report_unless_disconnected
-
-
-def _exit_on_sigterm_of(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-def _report_unless_disconnected(kind: type, error: BaseException, trace) -> None:
-    if not issubclass(kind, (ConnectionError, EOFError)):  # the training process ended while it received a batch
-        sys.__excepthook__(kind, error, trace)

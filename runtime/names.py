@@ -7,7 +7,7 @@ import re
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 MAX_NAME_BYTES = 200  # of UTF-8; file systems take 255, and the scripts append `_mask.png` and the like
 
-EXTENSION = re.compile(r"(\.[A-Za-z0-9_-]{1,16}){1,3}")
+EXTENSION = re.compile(r"([_-][A-Za-z0-9_-]{1,32})?(\.[A-Za-z0-9_-]{1,16}){1,3}")
 
 
 def is_safe(name: str) -> bool:
@@ -32,3 +32,8 @@ def printable(text: object, max_length: int = 300) -> str:
     """Return the text as one line: unprintable characters are escaped, and the middle of a long text is left out."""
     line = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
     return line if len(line) <= max_length else f"{line[: max_length // 2]} … {line[-max_length // 2 :]}"
+
+
+def printable_path(path: object) -> str:
+    """Return a path as text for a table: as it is, but with escapes for unprintable characters."""
+    return printable(path, 2**16)

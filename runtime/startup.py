@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from runtime.errors import report_errors
 
 # the packages of requirements.txt, by the names that they are imported with
 PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yaml", "tqdm", "filelock")
-PACKAGES += ("matplotlib", "onnx", "onnxruntime")
+PACKAGES += ("matplotlib", "onnx", "onnxruntime", "tifffile", "imagecodecs", "PIL")
 
 
 def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Namespace:
@@ -29,13 +30,13 @@ def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Nam
     if missing:
         sys.exit(f"[Error] not installed: {', '.join(missing)}; run `pip install -r requirements.txt`")
     if needs_torch:
-        _import_torch()
+        _import_torch(args.debug)
     return args
 
 
 def run(main: Callable[[Namespace], None], args: Namespace) -> None:
-    """Run a script's main function; see report_errors for how its errors are reported."""
-    with report_errors():
+    """Run a script's main function; see report_errors for how its errors are reported, also with `--debug`."""
+    with report_errors(args.debug):
         main(args)
 
 
@@ -46,12 +47,14 @@ def configure_opencv() -> None:
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
 
 
-def _import_torch() -> None:
+def _import_torch(debug: bool) -> None:
     try:
         importlib.import_module("torch")  # which loads torch_npu, if that is installed
     except RuntimeError as error:
         if "torch_npu" not in str(error):
             raise
+        if debug:
+            traceback.print_exc()
         sys.exit(
             "[Error] torch_npu is installed but cannot be loaded: source CANN's set_env.sh, uninstall torch_npu, or "
             "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to go on without the NPU"

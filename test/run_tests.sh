@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# Lint and unit tests: bash test/run_tests.sh [arguments for pytest; paths are relative to the repository root]
+# Lint and unit tests: bash test/run_tests.sh [--newest] [arguments for pytest; paths are relative to the repository root]
+# --newest: in an environment of its own, .venv-newest, with the versions that requirements.txt has for the newest Python.
 # All checks run, even if one fails. pytest runs last, so that its summary ends the output.
 set -u
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
 # shellcheck source-path=SCRIPTDIR source=setup_venv.sh
 source test/setup_venv.sh || exit 1
-setup_venv requirements.txt requirements-dev.txt || exit 1
+
+requirements=(requirements.txt requirements-dev.txt)
+if [[ ${1:-} == --newest ]]; then
+    shift
+    VIRTUAL_ENV=$PWD/.venv-newest
+    [[ -n $(python_version "$VIRTUAL_ENV/bin/python") ]] || make_venv "$VIRTUAL_ENV" || exit 1
+    requirements=("$VIRTUAL_ENV/requirements-newest.txt")
+    cat requirements.txt requirements-dev.txt |
+        sed -e '/^-r /d' -e '/python_version < "3.14"/d' -e 's/; python_version >= "3.14"//' >"${requirements[0]}"
+fi
+setup_venv "${requirements[@]}" || exit 1
 
 failed=0
 check() {
@@ -17,7 +28,7 @@ check() {
 scripts=(.ci/run)
 while IFS= read -r -d '' script; do
     scripts+=("$script")
-done < <(find . \( -name .git -o -name .venv -o -name venv \) -prune -o -name '*.sh' -type f -print0)
+done < <(find . \( -name .git -o -name ".venv*" -o -name venv \) -prune -o -name '*.sh' -type f -print0)
 
 check 'ruff check' "$python" -m ruff check .
 check 'ruff format' "$python" -m ruff format --check .

@@ -1,8 +1,11 @@
 """Zips that somebody else made: check the directory before anything is read, then read members with bounded memory."""
 
 import io
+import os
 import re
+import shutil
 import stat
+import tempfile
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -18,37 +21,45 @@ MAX_TOTAL_BYTES = 64 * 2**30
 # A blank mask as BMP is compressed to a thousandth, so only for large members does the ratio say anything.
 LARGE_MEMBER_BYTES, MAX_RATIO = 64 * 2**20, 200
 MAX_NAME_LENGTH = 1000
+COPIED_BYTES = 2**20  # of an inner zip, at a time
 LOCAL_HEADER_BYTES = 30  # without name and extra field
 ENCRYPTED = 0x2041  # flag bits: encrypted in the old way, in a newer way, with its header
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path, inner: str | None = None) -> zipfile.ZipFile:
     """Open a zip whose directory passes all checks; nothing but the directory is read.
 
+    inner: opens instead the zip that is this member. It is copied to a temporary file without a name, which disappears
+    when it is closed, and passes the same checks.
     Raises InputError naming the zip, and the member if the reason is one, if:
     - the directory is damaged or too large, or there are too many members or two of the same name;
     - a member's name leads out of the folder it would be unpacked to, or is unprintable;
     - a member is a link or a device, is encrypted, or overlaps with another;
-    - one member or all of them would expand to too many bytes.
+    - one member or all of them would expand to too many bytes;
+    - the inner zip cannot be copied.
     """
-    file = _LimitedFile(path)
+    archive = _open_checked(_LimitedFile(path), str(path))
+    if inner is None:
+        return archive
+    name = f"{path}/{names.printable(inner)}"
     try:
-        archive = zipfile.ZipFile(file)
-    except Exception as error:  # a broken directory raises errors of zipfile, struct and Unicode
-        file.close()
+        with tempfile.TemporaryFile() as copy:
+            with archive.open(inner) as member:
+                shutil.copyfileobj(member, copy, COPIED_BYTES)
+            copy.flush()
+            file = _LimitedFile(os.dup(copy.fileno()))
+    except Exception as error:  # zipfile, zlib and the disk raise errors of many types
         raise InputError(
-            f"{path}: not a readable zip ({names.printable(error)}); give the raw folder or stage1_train.zip"
+            f"{name}: cannot be copied to a temporary file ({names.printable(error)}); unpack {path} and give the zip "
+            "that is in it, or set the variable TMPDIR to a folder with more space"
         ) from error
-    objection = _objection_to_zip(archive)
-    for member in archive.infolist() if not objection else ():
-        if reason := _objection_to_member(member):
-            objection = f"its member '{names.printable(member.orig_filename)}' {reason}"
-            break
-    if objection:
-        file.close()
-        raise InputError(f"{path}: refused, nothing of it was read: {objection}; make a zip of the raw images alone")
-    file.max_read = MAX_BYTES
-    return archive
+    return _open_checked(file, name)
+
+
+def list_members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Return the names of a zip's files by their paths with slashes; Windows PowerShell writes backslashes."""
+    files = (name for name in archive.namelist() if not name.endswith(("/", "\\")))
+    return {_with_slashes(name): name for name in files}
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -74,6 +85,30 @@ class _LimitedFile(io.FileIO):
         if size > self.max_read:
             raise zipfile.BadZipFile(f"its directory has more than {self.max_read} bytes")
         return super().read(size)
+
+
+def _open_checked(file: _LimitedFile, name: str) -> zipfile.ZipFile:
+    try:
+        archive = zipfile.ZipFile(file)
+    except Exception as error:  # a broken directory raises errors of zipfile, struct and Unicode
+        file.close()
+        raise InputError(
+            f"{name}: not a readable zip ({names.printable(error)}); give the raw folder or stage1_train.zip"
+        ) from error
+    objection = _objection_to_zip(archive)
+    for member in archive.infolist() if not objection else ():
+        if reason := _objection_to_member(member):
+            objection = f"its member '{names.printable(member.orig_filename)}' {reason}"
+            break
+    if objection:
+        file.close()
+        raise InputError(f"{name}: refused, nothing of it was read: {objection}; make a zip of the raw images alone")
+    file.max_read = MAX_BYTES
+    return archive
+
+
+def _with_slashes(name: str) -> str:
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _objection_to_member(member: zipfile.ZipInfo) -> str | None:
@@ -102,7 +137,7 @@ def _objection_to_zip(archive: zipfile.ZipFile) -> str | None:
         return f"it has {len(members)} members, but at most {MAX_MEMBERS} are read"
     if (total := sum(member.file_size for member in members)) > MAX_TOTAL_BYTES:
         return f"it would expand to {total} bytes, but at most {MAX_TOTAL_BYTES} are read"
-    if len({member.filename for member in members}) < len(members):
+    if len({_with_slashes(member.filename) for member in members}) < len(members):
         return "two of its members have the same name"
     # members that share bytes make a small zip of any size
     spans = sorted((m.header_offset, m.header_offset + LOCAL_HEADER_BYTES + m.compress_size) for m in members)

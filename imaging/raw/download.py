@@ -64,7 +64,7 @@ def _find_damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # zipfile, zlib and the disk raise errors of many types
         return str(error)
 
 

@@ -6,35 +6,52 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from imaging.checks import judge_shares
+from imaging.listing import describe_unused
 from imaging.prepared import PreparedFolder
+from imaging.raw.compose import compose, is_usable
 from imaging.raw.process_pool import process_pool
-from imaging.raw.rawset import RawSet, compose, is_usable
+from imaging.raw.rawset import RawSet
 from imaging.reader import write_image
 from runtime.errors import InputError
 from runtime.files import remove_partial_files, sync_folder
 
 
-def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool = False) -> list[dict]:
-    """Prepare the raw set at `source` into `output`, `size` × `size` pixels; returns what `prepare_one` returns per id.
+class Recipe(NamedTuple):
+    """How images are prepared.
+
+    size: side length of the prepared images, in pixels. channel: to read from images that hold several, from 1.
+    dense_masks: accept masks that are mostly white.
+    """
+
+    size: int = 96
+    channel: int = 0
+    dense_masks: bool = False
+
+
+def prepare(raw: RawSet, output: Path, settings: Recipe, workers: int, overwrite: bool = False) -> list[dict]:
+    """Prepare a raw set into `output`; returns what `prepare_one` returns per id.
 
     Returns [] if `output` is prepared already. All files are written under `<output>.partial`, which is renamed to
-    `output` at the end. Raises InputError if `output` holds other data and `overwrite` is not given, or if no image can
-    be prepared.
+    `output` at the end. Raises InputError if `output` holds other data and `overwrite` is not given, if no image can be
+    prepared, or if the masks look inverted.
     """
     if not output.name:
         raise InputError(f"--output {output}: give the name of a folder of its own")
-    raw = RawSet(source)
+    if raw.unused:
+        print(describe_unused(raw.unused), flush=True)
     if overwrite:
-        check_replaceable(output, source)
-    elif is_prepared(raw, output, size):
+        check_replaceable(output, raw)
+    elif is_prepared(raw, output, settings):
         return []
     building = output.with_name(output.name + ".partial")
-    journal = Journal(building / "journal.jsonl", raw, size)
+    journal = Journal(building / "journal.jsonl", raw, settings)
     if not journal.entries:
         shutil.rmtree(building, ignore_errors=True)
     target = PreparedFolder(building)
@@ -43,42 +60,54 @@ def prepare(source: Path, output: Path, size: int, workers: int, overwrite: bool
     remove_partial_files(building)
     waiting = [img_id for img_id in raw.ids if img_id not in journal.entries]
     done = f", {len(journal.entries)} are done already" if journal.entries else ""
-    print(f"preparing {len(waiting)} images of {source}{done}", flush=True)
-    results = prepare_each(raw, waiting, target, size, workers)
+    print(f"preparing {len(waiting)} images of {raw.path}{done}", flush=True)
+    results = prepare_each(raw, waiting, target, settings, workers)
     journal.record(tqdm(results, total=len(waiting), unit="image", disable=None))
     entries = [journal.entries[img_id] for img_id in raw.ids]
     if all("skipped" in entry for entry in entries):
         shutil.rmtree(building)
-        raise InputError(f"{source}: no image could be prepared; the first: {entries[0]['skipped']}")
+        raise InputError(f"{raw.path}: no image could be prepared; the first: {entries[0]['skipped']}")
+    shares = [(entry["id"], entry["marked"]) for entry in entries if "marked" in entry]
+    if not settings.dense_masks and (problems := judge_shares(raw.path, shares)):
+        shutil.rmtree(building)
+        raise InputError(problems[0])
     journal.path.unlink()
     put_in_place(building, output)
     return entries
 
 
-def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, size: int) -> dict:
-    """Write the image and mask of one id, `size` × `size` pixels.
+def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: Recipe) -> dict:
+    """Write the image and mask of one id.
 
-    Returns {"id", "size", "nuclei"}: the size of the raw image as text and the number of its masks; or {"id",
-    "skipped"}: the reason. The mask is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel
-    for pixel what the older editions wrote.
+    Returns its "id", the "size" of the raw image as text, the number of its "nuclei", the "marked" share of its pixels,
+    and "notes" and "remarks", see RawSample; or "id" and the reason why it is "skipped". The mask is resized as 0/1
+    floats and truncated to uint8, so that its edges are soft: pixel for pixel what the older editions wrote.
     """
     try:
-        image, union = compose(raw, img_id)
+        sample = compose(raw, img_id, settings.channel)
     except InputError as error:
         return {"id": img_id, "skipped": str(error)}
-    write_image(target.image_path(img_id), cv2.resize(image, (size, size)))
-    soft_mask = (cv2.resize(union, (size, size)) * 255).astype(np.uint8)
+    size = settings.size, settings.size
+    write_image(target.image_path(img_id), cv2.resize(sample.image, size))
+    soft_mask = (cv2.resize(sample.marked, size) * 255).astype(np.uint8)
     write_image(target.mask_path(img_id, 0), soft_mask)
-    return {"id": img_id, "size": f"{image.shape[1]}×{image.shape[0]}", "nuclei": len(raw.masks[img_id])}
+    return {
+        "id": img_id,
+        "size": f"{sample.image.shape[1]}×{sample.image.shape[0]}",
+        "nuclei": sample.nuclei,
+        "marked": float(sample.marked.mean()),
+        "notes": sample.notes,
+        "remarks": sample.remarks,
+    }
 
 
-def prepare_each(raw: RawSet, ids: list[str], target: PreparedFolder, size: int, workers: int) -> Iterator[dict]:
+def prepare_each(raw: RawSet, ids: list[str], target: PreparedFolder, settings: Recipe, workers: int) -> Iterator[dict]:
     """Prepare the ids in `workers` processes; yields what `prepare_one` returns, not in the order of `ids`."""
     if workers == 1 or len(ids) < 2:
-        yield from (prepare_one(raw, img_id, target, size) for img_id in ids)
+        yield from (prepare_one(raw, img_id, target, settings) for img_id in ids)
         return
     longest_first = sorted(ids, key=lambda img_id: -len(raw.masks.get(img_id, ())))  # all workers then end together
-    with process_pool(workers, _set_job, raw, target, size) as pool:
+    with process_pool(workers, _set_job, raw, target, settings) as pool:
         try:
             yield from pool.map(_prepare_in_worker, longest_first)
         except BrokenProcessPool as error:
@@ -95,8 +124,8 @@ def _set_job(*job) -> None:
 
 
 def _prepare_in_worker(img_id: str) -> dict:
-    raw, target, size = _job
-    return prepare_one(raw, img_id, target, size)
+    raw, target, settings = _job
+    return prepare_one(raw, img_id, target, settings)
 
 
 class Journal:
@@ -106,11 +135,12 @@ class Journal:
     another preparation. Ids that were skipped are tried again: the files may have been repaired.
     """
 
-    def __init__(self, path: Path, raw: RawSet, size: int):
+    def __init__(self, path: Path, raw: RawSet, settings: Recipe):
         self.path = path
         self.origin = {
             "source": str(raw.path.resolve()),
-            "size": size,
+            "size": settings.size,
+            "channel": settings.channel,
             "ids": len(raw.ids),
             "masks": sum(map(len, raw.masks.values())),
             "changed": raw.path.stat().st_mtime_ns if raw.is_zip else 0,
@@ -123,7 +153,11 @@ class Journal:
             first, *entries = [json.loads(line) for line in lines if line.endswith("\n")]
             if first != self.origin:
                 return {}
-            return {entry["id"]: entry for entry in entries if {"id", "size", "nuclei"} <= entry.keys()}
+            return {
+                entry["id"]: entry
+                for entry in entries
+                if {"id", "size", "nuclei", "marked", "notes", "remarks"} <= entry.keys()
+            }
         except (OSError, ValueError, RecursionError, AttributeError, TypeError):  # missing, cut off or damaged
             return {}
 
@@ -137,7 +171,7 @@ class Journal:
                 print(json.dumps(entry), file=file, flush=True)
 
 
-def is_prepared(raw: RawSet, output: Path, size: int) -> bool:
+def is_prepared(raw: RawSet, output: Path, settings: Recipe) -> bool:
     """Is `output` complete, made of these images and of this size? False if it is missing or empty.
 
     Raises InputError if it is anything else.
@@ -151,28 +185,31 @@ def is_prepared(raw: RawSet, output: Path, size: int) -> bool:
         what = f"{len(strange)} images that are not in {raw.path}" if present else "other files"
         raise InputError(f"{output} exists and holds {what}; choose another --output")
     # An id may be missing because it cannot be prepared, or because an older edition, which wrote in place, was killed.
-    missing = [img_id for img_id in raw.ids if img_id not in set(present) and is_usable(raw, img_id)]
+    missing = [img_id for img_id in raw.ids if img_id not in set(present) and is_usable(raw, img_id, settings.channel)]
     if missing:
         raise InputError(
             f"{output} lacks {len(missing)} images, such as {missing[0]}; --overwrite prepares all of them again"
         )
     for img_id in present:
         height, width = folder.read(img_id)[0].shape[:2]  # the mask has the same size
-        if (height, width) != (size, size):
+        if (height, width) != (settings.size, settings.size):
             remedy = "choose another --output, or replace it with --overwrite"
-            raise InputError(f"{folder.images} holds {width}×{height}, not {size}×{size}; {remedy}")
+            raise InputError(f"{folder.images} holds {width}×{height}, not {settings.size}×{settings.size}; {remedy}")
     print(f"{output} is already prepared, with {len(present)} of {len(raw.ids)} images; --overwrite prepares it again")
     return True
 
 
-def check_replaceable(output: Path, source: Path) -> None:
-    """Raise InputError unless `output` is missing or nothing but a prepared data set."""
+def check_replaceable(output: Path, raw: RawSet) -> None:
+    """Raise InputError unless `output` is missing or nothing but a prepared data set, and holds none of `raw`."""
     if output.is_dir() and any(
         not p.name.startswith(".") and p.name not in ("images", "masks") for p in output.iterdir()
     ):
         raise InputError(f"{output} holds more than images/ and masks/; --overwrite does not replace it")
-    if source.resolve().is_relative_to(output.resolve()):
-        raise InputError(f"{source} lies inside {output}, which --overwrite would replace; choose another --output")
+    lists = () if raw.is_zip else (*raw.images.values(), *raw.masks.values())
+    linked = {(raw.path / name).parent for found in lists for name in found}  # links may lead there
+    for folder in (raw.path, *sorted(linked)):
+        if folder.resolve().is_relative_to(output.resolve()):
+            raise InputError(f"{folder} lies inside {output}, which --overwrite would replace; choose another --output")
 
 
 def put_in_place(building: Path, output: Path) -> None:

@@ -35,6 +35,7 @@ startup.configure_opencv()
 import cv2
 import numpy as np
 import onnx
+import tifffile
 import torch
 import yaml
 
@@ -84,6 +85,7 @@ RUNS = ["models/run/model_best.pth.tar", "models/npu/model_best.pth.tar", "model
 LATEST, CONFIG = ["models/run/checkpoint.pth.tar"], ["models/gpu/config.yml"]
 PREPARED = [f"inputs/discs/{kind}/disc{k:02d}.png" for kind in ("images", "masks/0") for k in range(6)]
 PICTURES = [f"pictures/{name}" for name in ("a.png", "b.jpg", "c.tif", "d.bmp", "e.tif", "f.png")]
+TIFFS = [f"tiffs/{name}.tif" for name in ("lzw", "tiles", "planes", "big", "imagej", "ome", "pages", "palette", "jpeg")]
 RAW = [f"raw/synthetic_000{k}/{kind}" for k in range(3) for kind in (f"images/synthetic_000{k}.png", "masks/0.png")]
 PREPARE = "--input {} --output out --img_size 32 --workers 1"
 NEW = f"inputs/discs {TINY} --epochs 1 --name new"
@@ -100,6 +102,7 @@ def cases() -> list[Case]:
         Case("prepared PNG", "train", NEW, PREPARED, image, ["models/new"]),
         Case("prepared PNG", "val", "--name run --num_workers 0", PREPARED, image, ["outputs"]),
         Case("picture", "demo", "--name run --input pictures/*", PICTURES, image, ["outputs"]),
+        Case("TIFF", "demo", "--name run --input tiffs/*", TIFFS, image, ["outputs"]),
         Case("config.yml", "val", "--name gpu --num_workers 0", CONFIG, config, ["outputs"]),
         Case("config.yml", "demo", "--name gpu --num_workers 0", CONFIG, config, ["outputs"]),
         Case("checkpoint", "train", f"{RESUME} --resume {{path}}", LATEST, checkpoint, ["models/run"]),
@@ -129,6 +132,7 @@ def build(folder: Path) -> None:
     for path in PICTURES:
         deep = {"c": np.uint16, "e": np.float32, "f": np.uint16}.get(Path(path).stem, np.uint8)
         cv2.imwrite(path, picture.astype(deep) * (1 if deep == np.uint8 else 100))
+    write_tiffs(np.ascontiguousarray(picture[..., ::-1]))
     train.main(options.parse_train(NEW.replace("--name new", "--name run").split()))
     state = torch.load(RUNS[0], weights_only=False)
     prefixed = {f"module.{name}": value for name, value in state["state_dict"].items()}
@@ -140,6 +144,25 @@ def build(folder: Path) -> None:
     flags = {"dataset": "discs", "arch": "UNet", "img_ext": ".png", "mask_ext": ".png", "input_h": 32, "input_w": 32}
     Path("models/gpu/config.yml").write_text(yaml.safe_dump(flags | {"batch_size": 4, "lr": 0.001, "milestones": [1]}))
     shutil.copy("models/gpu/config.yml", "models/npu/config.yml")
+
+
+def write_tiffs(picture: np.ndarray) -> None:
+    """Write an RGB picture as TIFF files of the layouts that programs for microscopes write."""
+    Path("tiffs").mkdir()
+    gray, planes = picture[..., 1], np.moveaxis(picture, 2, 0)
+    colormap = np.stack([np.arange(256, dtype=np.uint16) * 257] * 3)
+    for name, values, flags in (
+        ("lzw", gray, {"compression": "lzw", "predictor": True, "rowsperstrip": 5}),
+        ("tiles", picture, {"compression": "deflate", "tile": (16, 16), "photometric": "rgb"}),
+        ("planes", planes, {"planarconfig": "separate", "photometric": "rgb"}),
+        ("big", gray.astype(np.uint16) * 100, {"bigtiff": True, "byteorder": ">"}),
+        ("imagej", planes.astype(np.uint16), {"imagej": True, "metadata": {"axes": "ZYX"}}),
+        ("ome", planes.astype(np.float32), {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
+        ("pages", planes, {"compression": "packbits", "photometric": "minisblack", "metadata": None}),
+        ("palette", gray, {"photometric": "palette", "colormap": colormap}),
+        ("jpeg", picture, {"compression": "jpeg", "photometric": "rgb"}),
+    ):
+        tifffile.imwrite(f"tiffs/{name}.tif", values, **flags)
 
 
 def in_fork(work: Callable[[], None], folder: Path, log: Path, seconds: float) -> int | None:

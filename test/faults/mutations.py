@@ -78,6 +78,68 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+# sizes, bits, compression, photometric, fill order, offsets, samples, rows, strips and tiles, SubIFDs and so on
+TIFF_TAGS = (
+    *range(254, 260),
+    262,
+    266,
+    270,
+    273,
+    274,
+    *range(277, 280),
+    284,
+    317,
+    *range(320, 326),
+    330,
+    338,
+    339,
+    347,
+)
+
+
+def _tiff_directories(data: bytes) -> tuple[str, bool, list[tuple[int, int]]]:
+    """Return the byte order, whether it is a BigTIFF, and place and number of entries of each directory."""
+    order, big = "little" if data[:2] == b"II" else "big", data[2:4] in (b"+\0", b"\0+")
+    head, entry, word = (8, 20, 8) if big else (2, 12, 4)
+    at = int.from_bytes(data[8:16] if big else data[4:8], order)
+    found = []
+    while 0 < at < len(data) - head and at not in [place for place, _ in found]:
+        count = int.from_bytes(data[at : at + head], order)
+        found.append((at, count))
+        end = at + head + count * entry
+        at = int.from_bytes(data[end : end + word], order)
+    return order, big, found
+
+
+def tiff_directory(rng: Random, data: bytes, canary: Path) -> tuple[bytes, str]:
+    """Change a field of a TIFF's directory: a tag, its type, count or value, or where the next directory lies."""
+    order, big, directories = _tiff_directories(data)
+    head, entry, word = (8, 20, 8) if big else (2, 12, 4)
+    start, count = rng.choice(directories)
+    field = rng.choice(("value", "value", "value", "count", "type", "tag", "number of entries", "next", "sub"))
+    at = start + head + entry * rng.randrange(max(count, 1))
+    places = [start, directories[0][0], 0, 4, len(data) - 2, len(data), extreme(rng, word)]
+    if field == "next":
+        at, width, value = start + head + entry * count, word, rng.choice(places)
+    elif field == "number of entries":
+        at, width, value = start, head, rng.choice((0, 1, count + 1, extreme(rng, 2)))
+    elif field == "sub":  # a directory below this one, which can be itself
+        value = (330).to_bytes(2, order) + (4).to_bytes(2, order) + (1).to_bytes(word, order)
+        value = int.from_bytes(value + rng.choice(places).to_bytes(word, order), order)
+        width = entry
+    elif field == "tag":
+        width, value = 2, rng.choice(TIFF_TAGS)
+    elif field == "type":
+        width, value = 2, rng.choice((*range(19), 129, 65535))
+    elif field == "count":
+        at, width, value = at + 4, word, rng.choice((0, 1, 2, 3, 1000, 2**28, extreme(rng, word)))
+    else:
+        at, width = at + 4 + word, rng.choice((1, 2, 2, 4, word))
+        value = rng.choice((*range(10), 12, 16, 32, 64, 1000, 10**5, extreme(rng, width))) % 256**width
+    return data[:at] + value.to_bytes(width, order) + data[at + width :], f"TIFF {field} at {at}: {value}"
+
+
 def image_header(rng: Random, data: bytes, canary: Path) -> tuple[bytes, str]:
     """Set a field of the header to an extreme value; if the format has a checksum, it is right."""
     if data[:4] == b"\x89PNG":
@@ -89,11 +151,8 @@ def image_header(rng: Random, data: bytes, canary: Path) -> tuple[bytes, str]:
         at, width = rng.choice(
             ((2, 4), (10, 4), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2), (30, 4), (34, 4), (46, 4))
         )
-    elif data[:2] in (b"II", b"MM"):
-        start = int.from_bytes(data[4:8], "little")
-        count = int.from_bytes(data[start : start + 2], "little")
-        at, width = start + 2 + 12 * rng.randrange(max(count, 1)) + rng.choice((0, 2, 4, 8, 8, 8)), 4
-        at, width = rng.choice(((at, width), (start, 2), (4, 4)))
+    elif data[:4] in TIFF_MAGIC:
+        return tiff_directory(rng, data, canary)
     else:
         marker = rng.choice([match.start() for match in re.finditer(rb"\xff[\xc0-\xfe]", data)])
         at, width = marker + rng.choice((1, 2, 4, 5, 7, 9)), rng.choice((1, 2))

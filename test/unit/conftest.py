@@ -25,6 +25,7 @@ import pytest
 import torch
 
 import archs
+import engine
 from runtime import run_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,7 +164,7 @@ def write_dataset(folder: Path, count: int = 15, classes: int = 1, side: int = 3
         for k in range(classes):
             mask = np.zeros((side, side), np.uint8)
             center = tuple(rng.integers(side // 4, 3 * side // 4, 2).tolist())
-            cv2.circle(mask, center, int(rng.integers(4, 8)), 255, -1, cv2.LINE_AA)
+            cv2.circle(mask, center, int(rng.integers(max(3, side // 8), max(5, side // 4))), 255, -1, cv2.LINE_AA)
             image[mask > 127] = np.roll((200, 120, 60), k)
             path = folder / "masks" / str(k) / f"disc{index:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +180,21 @@ def home(tmp_path, monkeypatch) -> Path:
     write_dataset(tmp_path / "inputs" / "discs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def bright(home, monkeypatch):
+    """A run called `bright` whose model is helpers.bright_net.Bright; returns the current folder."""
+    (home / "models" / "bright").mkdir(parents=True)
+    config = {"dataset": "discs", "input_h": 32, "input_w": 32, "batch_size": 4}
+    torch.save(
+        {"state_dict": random_net().state_dict(), "epoch": 4, "config": config}, "models/bright/model_best.pth.tar"
+    )
+    from helpers.bright_net import Bright  # here, since most tests need no demo.py
+
+    real = engine.load_model
+    monkeypatch.setattr(engine, "load_model", lambda path, runtime, **rest: (Bright(), real(path, runtime, **rest)[1]))
+    return home
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import random_net, run
+from conftest import random_net, run, write_dataset
+from helpers.bright_net import Bright, score, segment
+from helpers.sample_data import write_set
 
 import dataset
 import demo
@@ -17,33 +19,7 @@ import options
 import val
 from imaging import drawing
 from runtime.distributed import Runtime, init_runtime
-
-
-class Bright(torch.nn.Module):
-    """Replaces a net: a pixel is a nucleus if its blue is above 128."""
-
-    num_classes = 1
-
-    def forward(self, x):
-        blue = (x[:, :1] * 255 * 0.229 + 0.485) * 255  # undoes the recipe's normalization
-        return (blue - 128) / 10
-
-
-@pytest.fixture
-def bright(home, monkeypatch):
-    """A run called `bright` whose model is the net above; returns the current folder."""
-    (home / "models" / "bright").mkdir(parents=True)
-    config = {"dataset": "discs", "input_h": 32, "input_w": 32, "batch_size": 4}
-    torch.save(
-        {"state_dict": random_net().state_dict(), "epoch": 4, "config": config}, "models/bright/model_best.pth.tar"
-    )
-    real = engine.load_model
-    monkeypatch.setattr(engine, "load_model", lambda path, runtime, **rest: (Bright(), real(path, runtime, **rest)[1]))
-    return home
-
-
-def segment(*flags: str) -> None:
-    demo.main(options.parse_demo(["--name", "bright", "--num_workers", "0", *flags]))
+from runtime.errors import InputError
 
 
 def square(height: int, width: int, dtype=np.uint8, high=200, low=30) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +54,7 @@ def test_any_kind_of_image(bright):
         assert overlap.sum() / ((found > 0) | mask).sum() > 0.75, stem
         assert cv2.imread(f"out/overlay/{stem}.png").shape == (*mask.shape, 3)
     table = pd.read_csv("out/nuclei.csv")
+    assert list(table) == ["id", "path", "class", "nuclei", "covered_share"]
     assert sorted(table.id) == sorted(wanted) and set(table.nuclei) == {1}
     assert cv2.imread("out/overview.png").shape[1] > 1000
     assert not (bright / "pwned").exists()
@@ -97,6 +74,38 @@ def test_files_folders_globs_and_equal_names(bright):
         "cell.jpg",
         "images_cell.jpg",
     ]
+    table = pd.read_csv("out/nuclei.csv").set_index("id")
+    assert dict(table.path) == {
+        "cell": "a/images/cell.png",
+        "images_cell": "b/images/cell.png",
+        "c_cell": "c/cell.png",
+    }
+
+
+def test_the_table_tells_which_picture_is_whose(bright):
+    """Plate, well, field: the marked rectangle of each plate has another place. One name is not UTF-8."""
+    plates = ["plate1", "plate2", "plate\udcff3"]
+    for k, plate in enumerate(plates):
+        image = np.full((96, 96), 30, np.uint8)
+        image[32 * k + 4 : 32 * k + 28, 10:80] = 200
+        (bright / "screen" / plate / "A01").mkdir(parents=True)
+        (bright / "screen" / plate / "A01" / "f01.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    segment("--input", "screen", "--output", "out")
+    table = pd.read_csv("out/nuclei.csv").set_index("path")
+    for k, plate in enumerate(plates):
+        img_id = table.id[f"screen/{plate}/A01/f01.png".replace("\udcff", "\\udcff")]
+        rows = np.flatnonzero(cv2.imread(f"out/0/{img_id}_mask.png", 0).any(1))
+        assert 32 * k <= rows.min() and rows.max() < 32 * (k + 1)
+
+
+def test_a_folder_from_macos(bright, capsys):
+    (bright / "mac" / "__MACOSX" / "plate").mkdir(parents=True)
+    (bright / "mac" / "plate").mkdir()
+    for name in ("plate/._cell.png", "__MACOSX/plate/._cell.png"):
+        (bright / "mac" / name).write_bytes(bytes(99))
+    cv2.imwrite("mac/plate/cell.png", square(32, 32)[0])
+    segment("--input", "mac", "--output", "out")  # any unreadable file would be an error
+    assert pd.read_csv("out/nuclei.csv").path.tolist() == ["mac/plate/cell.png"]
 
 
 def test_unreadable_files_are_named_and_the_others_segmented(home):
@@ -107,8 +116,8 @@ def test_unreadable_files_are_named_and_the_others_segmented(home):
     cv2.imwrite(str(home / "mine" / "good.png"), square(32, 32)[0])
     result = run("demo.py", "--resume", "net.pth.tar", "--input", "mine", "--output", "out", cwd=home)
     assert result.returncode == 1 and "Traceback" not in result.stdout
-    for name in ("broken", "empty"):
-        assert f"[Error] mine/{name}.png: not a readable image" in result.stdout
+    assert "[Error] mine/broken.png: not a readable image" in result.stdout
+    assert "[Error] mine/empty.png: an empty file, of 0 bytes" in result.stdout
     assert "2 of 3 images could not be read" in result.stdout
     assert (home / "out" / "0" / "good_mask.png").exists() and (home / "out" / "overview.png").exists()
     result = run("demo.py", "--resume", "net.pth.tar", "--input", "nowhere/*.png", cwd=home)
@@ -169,6 +178,7 @@ def test_the_validation_split_by_default(bright, capsys):
     _, ids = dataset.split_ids([f"disc{k:02d}" for k in range(15)])
     written = {p.stem for p in (bright / "outputs" / "UNet_Demo" / "0").glob("*.jpg")}
     assert written == set(ids)
+    assert pd.read_csv("outputs/UNet_Demo/nuclei.csv").path.tolist() == [f"inputs/discs/images/{i}.png" for i in ids]
     assert (bright / "outputs" / "UNet_Demo" / "overview.png").exists()
 
 
@@ -199,8 +209,9 @@ def test_val_scores_are_those_counted_by_hand(bright, capsys):
     assert float(re.search(r"^Dice: (\S+)$", out, re.MULTILINE)[1]) == pytest.approx(expected[dice], abs=1e-4)
     assert out.splitlines()[-1] == f"IoU: {expected[iou]:.4f}"
     table = pd.read_csv("outputs/bright/metrics.csv").set_index("id")
-    assert list(table.index) == ids
+    assert list(table.index) == ids and list(table)[:2] == ["path", "class"]
     for img_id in ids:
+        assert table.path[img_id] == f"inputs/discs/images/{img_id}.png"
         assert table.iou[img_id] == pytest.approx(iou([img_id]), abs=1e-4)
         assert table.dice[img_id] == pytest.approx(dice([img_id]), abs=1e-4)
         assert table.mask_dice[img_id] == pytest.approx(mask_dice([img_id]), abs=1e-4)
@@ -248,3 +259,51 @@ def test_half_precision_on_demand(home, monkeypatch, capsys):
         for name in names:
             full, half = (cv2.imread(f"{folder}/0/{name}", cv2.IMREAD_UNCHANGED).astype(int) for folder in folders)
             assert abs(full - half).max() <= 3, name
+
+
+# --- a test set of one's own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_val_scores_all_images_on_demand(bright, capsys, count):
+    """The table has a row for each image, and its scores are those that the image has in a validation split."""
+    write_dataset(bright / "own", count)
+    table = score("--data_path", "own", "--all")
+    assert table.path.tolist() == [f"own/images/disc{k:02d}.png" for k in range(count)]
+    out = capsys.readouterr().out
+    assert f"data: own, all of its images: {count}\n" in out and "warning" not in out
+    if count == 1:
+        with pytest.raises(InputError, match=r"^own: a single image cannot be split; pass --all to score it$"):
+            score("--data_path", "own")
+        return
+    split = score("--data_path", "own")
+    assert len(split) == len(dataset.split_ids(table.id.tolist())[1])
+    same = table.set_index("id").loc[split.id].reset_index()[list(split)]
+    pd.testing.assert_frame_equal(split, same)
+
+
+def test_val_scores_all_images_of_other_extensions_and_classes(bright):
+    """With one image too; masks that hold 0 and 1 give the same scores."""
+    image, mask = square(32, 32)[0], square(32, 32, high=255, low=0)[0]
+    for k in range(2):
+        write_set(bright / f"own{k}", ["x", "y"][: k + 1], 1, ".tif", ".bmp", image, mask)
+        flags = ("--data_path", f"own{k}", "--all", "--img_ext", "tif", "--mask_ext", "bmp")
+        assert score(*flags, "--input_h", "48", "--input_w", "50").id.tolist() == ["x", "y"][: k + 1]
+        assert cv2.imread("outputs/bright/0/x_mask.png").shape[:2] == (48, 50)
+    flags = ("--data_path", "own0", "--all", "--img_ext", "tif", "--mask_ext", "bmp")
+    expected = score(*flags)
+    cv2.imwrite("own0/masks/0/x.bmp", mask // 255)
+    pd.testing.assert_frame_equal(score(*flags), expected)
+
+
+def test_val_warns_if_scores_include_training_images(bright, capsys):
+    for flags in ((), ("--data_path", "inputs/../inputs/discs")):
+        assert len(score("--all", *flags)) == 15
+        assert "warning: the model was trained on images of this folder" in capsys.readouterr().out
+    assert len(score()) == 3 and "warning" not in capsys.readouterr().out
+    (bright / "link").symlink_to("inputs/discs")
+    state = torch.load("models/bright/model_best.pth.tar", weights_only=True)
+    state["config"]["data_path"] = "link"
+    torch.save(state, "models/bright/model_best.pth.tar")
+    assert len(score("--all", "--data_path", "inputs/discs")) == 15
+    assert "warning: the model was trained" in capsys.readouterr().out

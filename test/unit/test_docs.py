@@ -7,27 +7,19 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
+from helpers.script_flags import PARSERS, script_flags
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import options
-from runtime.flags import FlagParser
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh.md")
 MAX_README_LINES = 220
 PAGES = [ROOT / name for name in (*READMES, "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
-PARSERS: dict[str, Callable] = {
-    "train.py": options.parse_train,
-    "val.py": options.parse_val,
-    "demo.py": options.parse_demo,
-    "pthtar2onnx.py": options.parse_export,
-    "preprocess_dsb2018.py": options.parse_preprocess,
-}
 TOOLS = ("benchmarks/run.py", "benchmarks/accuracy_table.py", "test/faults/run.py")
 # flags of other editions or versions, and the pages that may mention them
 FORMER_FLAGS = {"--compile", "--performance"}
@@ -171,22 +163,12 @@ def as_spelled(flag: str) -> str:
     return f"--{flag[2:].replace('-', '_')}" if flag.startswith("--") else flag
 
 
-class _Parser(Exception):
-    """Carries a parser out of the function that builds it."""
-
-
 @functools.cache
 def known_flags(script: str) -> frozenset[str]:
     """Return the flags of a Python script: those of its parser, or those in its help."""
     if script not in PARSERS:
         return frozenset(map(as_spelled, flags_of_help(run(sys.executable, script, "--help"))))
-
-    def stop(parser: FlagParser, argv: list[str] | None) -> None:
-        raise _Parser(parser)
-
-    with patch.object(FlagParser, "parse", stop), pytest.raises(_Parser) as raised:
-        PARSERS[script]([])
-    return frozenset(raised.value.args[0]._option_string_actions)
+    return script_flags(script)
 
 
 @functools.cache

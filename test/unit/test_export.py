@@ -54,7 +54,7 @@ def test_the_size_is_that_of_the_training(tmp_path, monkeypatch, capsys):
         assert metadata == {
             **{"input_h": "32", "input_w": width, "normalization": "image", "divide_twice": "False"},
             **{"batch_size": "4", "loss": "LovaszHingeLoss", "inner_split": "False", "skip_bad": "False"},
-            **{"img_ext": ".png", "mask_ext": ".png"},
+            **{"img_ext": ".png", "mask_ext": ".png", "channel": "0", "dense_masks": "False"},
         }
         line = re.search(r"^as in training: (.*)$", capsys.readouterr().out, re.MULTILINE)[1]
         assert ("input_w 48" in line) == (width == "48") and "normalization image, divide_twice False" in line

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import demo
+from imaging.finding import unique_names
 from runtime import names
 
 
 def test_the_demos_pictures_stay_in_its_folder():
     paths = [Path("x\n\x1b[2Jy.png"), Path("a\\..\\b.png"), Path("核" * 83 + ".png"), Path("x__[2Jy.png")]
-    chosen = demo.unique_names(paths)
+    chosen = unique_names(paths)
     assert all(map(names.is_safe, chosen)) and len(set(chosen)) == 4

@@ -58,6 +58,7 @@ VALUES = [
     ("--dist_backend", None, "hccl", "hccl"),
     ("--num_workers", 4, "0", 0),
     ("--cache_mb", 1024, "0", 0),
+    ("--channel", 0, "2", 2),
     ("--device", "auto", "npu", "npu"),
     ("--device_id", None, "3", 3),
     ("--resume", None, "a-b/c.pth.tar", "a-b/c.pth.tar"),
@@ -77,7 +78,7 @@ VALUES = [
     ("--dist_timeout", 600, "30.5", 30.5),
 ]
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
-SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway"]
+SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway", "--debug", "--dense_masks"]
 
 
 # --- names and defaults ----------------------------------------------------------------------------------------------

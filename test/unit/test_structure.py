@@ -24,7 +24,7 @@ SOURCES = {
 ALLOWED = {
     **{module: set() for module in SCIENCE},
     "options": {"runtime.argtypes", "runtime.flags"},
-    "dataset": {"imaging", "runtime.errors", "runtime.interrupts"},
+    "dataset": {"imaging", "runtime.errors", "runtime.loader_worker"},
     "utils": {"runtime"},
     "engine": {"archs", "losses", "metrics", "utils", "runtime"},
     "runtime": {"runtime"},

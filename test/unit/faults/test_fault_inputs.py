@@ -10,6 +10,7 @@ import torch
 from faults import inputs, mutations
 
 PNG = cv2.imencode(".png", np.arange(256, dtype=np.uint8).reshape(16, 16))[1].tobytes()
+TIFF = cv2.imencodemulti(".tif", [np.arange(256, dtype=np.uint8).reshape(16, 16)] * 2)[1].tobytes()
 CONFIG = b"arch: UNet\ninput_h: 32\nimg_ext: .png\n"
 ZIP = mutations._zipped([("a/images/a.png", PNG), ("a/masks/0.png", PNG)])
 
@@ -22,7 +23,7 @@ def checkpoint() -> bytes:
     return buffer.getvalue()
 
 
-FILES = {"image": PNG, "config": CONFIG, "raw_zip": ZIP, "checkpoint": checkpoint()}
+FILES = {"image": PNG, "tiff_directory": TIFF, "config": CONFIG, "raw_zip": ZIP, "checkpoint": checkpoint()}
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -13,6 +13,8 @@ from imaging.prepared import PreparedFolder
 SETTINGS = {
     "img_ext": ".png",
     "mask_ext": ".png",
+    "channel": 0,
+    "dense_masks": False,
     "input_h": 24,
     "input_w": 24,
     "seed": 5,

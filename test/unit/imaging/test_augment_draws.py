@@ -52,7 +52,7 @@ def draws(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """
     rng = np.random.default_rng(0)
     pattern = rng.permutation(np.linspace(60, 190, 48 * 48)).reshape(48, 48).astype(np.uint8)
-    root = write_set(tmp_path_factory.mktemp("pattern"), ["a"], image=cv2.merge([pattern] * 3), mask=pattern)
+    root = write_set(tmp_path_factory.mktemp("pattern"), ["a"], image=cv2.merge([pattern] * 3))
     calls: list[tuple[str, dict]] = []
 
     def spy(cls: type, name: str) -> None:
@@ -74,6 +74,7 @@ def draws(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         spy(A.Resize, "resize")
         spy(A.Normalize, "normalize")
         data = open_set(root, ["a"], train_transform(48, 48), seed=5)
+        patch.setattr(data, "read", lambda img_id: (cv2.merge([pattern] * 3), pattern[..., None]))
         compose, (read, read_mask), found = train_transform(48, 48), data.read("a"), []
         for epoch in range(DRAWS):
             image, mask, _ = data[epoch, 0]

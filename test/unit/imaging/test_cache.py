@@ -10,7 +10,7 @@ import pytest
 from helpers.sample_data import SETTINGS, noise, numbered_ids, write_set
 
 import dataset
-from imaging import cache, checks
+from imaging import cache, masks, reader
 from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.prepared import PreparedFolder
@@ -24,7 +24,8 @@ def mixed_set(tmp_path: Path) -> Path:
     for n, (height, width) in enumerate([(24, 40), (1, 7), (100, 90)]):
         cv2.imwrite(str(root / "images" / f"000{n}.png"), noise(height, width, seed=9))
         for k in range(2):
-            cv2.imwrite(str(root / "masks" / str(k) / f"000{n}.png"), 255 * (noise(height, width, seed=k)[..., k] > 90))
+            mask = 255 * (noise(height, width, seed=k)[..., k] > 160)
+            cv2.imwrite(str(root / "masks" / str(k) / f"000{n}.png"), mask)
     return root
 
 
@@ -32,9 +33,9 @@ def test_each_file_is_decoded_once(mixed_set: Path, monkeypatch: pytest.MonkeyPa
     plain = PreparedFolder(mixed_set, num_classes=2)
     wanted = {img_id: plain.read(img_id) for img_id in numbered_ids(6)}
     reads = Counter()
-    for name in ("read_image", "read_mask"):
-        original = getattr(checks, name)
-        monkeypatch.setattr(checks, name, lambda path, original=original: reads.update([path]) or original(path))
+    original = reader.read_stored
+    for module in (reader, masks):
+        monkeypatch.setattr(module, "read_stored", lambda path, *rest: reads.update([path]) or original(path, *rest))
     parts = dataset.open_dataset(mixed_set, 2, SETTINGS, cache_mb=9)
     assert set(reads.values()) == {1} and len(reads) == 18
     shutil.rmtree(mixed_set / "images")
@@ -51,11 +52,11 @@ def test_each_file_is_decoded_once(mixed_set: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_cache_holds_all_samples_or_none(mixed_set: Path) -> None:
     folder = PreparedFolder(mixed_set, num_classes=2)
-    ids = check_dataset(folder)
+    ids = check_dataset(folder).ids
     size = sum(array.size for img_id in ids for array in folder.read(img_id))
     for megabytes, kept in ((size / 1e6, ids), ((size - 1) / 1e6, [])):
         samples = ImageCache(megabytes)
-        assert check_dataset(folder, keep=samples.add) == ids
+        assert check_dataset(folder, keep=samples.add).ids == ids
         samples.close()
         assert [img_id for img_id in ids if img_id in samples] == kept and samples.bytes_needed == size
     train = dataset.open_dataset(mixed_set, 2, SETTINGS)[0]

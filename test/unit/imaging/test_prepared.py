@@ -36,7 +36,7 @@ def test_ids_by_extension(tmp_path: Path) -> None:
 def test_other_extensions(tmp_path: Path, img_ext: str, mask_ext: str) -> None:
     root = write_set(tmp_path, ["a", "b.c"], 2, img_ext, mask_ext)
     folder = PreparedFolder(root, img_ext, mask_ext, 2)
-    assert check_dataset(folder) == ["a", "b.c"]
+    assert check_dataset(folder).ids == ["a", "b.c"]
     image, mask = folder.read("b.c")
     assert image.dtype == mask.dtype == np.uint8 and image.shape == (24, 24, 3) and mask.shape == (24, 24, 2)
     np.testing.assert_array_equal(mask[..., 1], disc())

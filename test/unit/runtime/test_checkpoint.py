@@ -117,6 +117,15 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, zipped: bool, share: float)
     refusal(path)
 
 
+@pytest.mark.parametrize("length", [5_000, 20_000, 60_000])
+def test_a_file_cut_to_a_few_kilobytes_is_refused(tmp_path: Path, length: int) -> None:
+    """Torch looks for the directory of a zip in the last 64 KB, and before the start of such a file."""
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save({"epoch": 1, "state_dict": {"w": torch.rand(100_000)}}, path)
+    path.write_bytes(path.read_bytes()[:length])
+    refusal(path)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"PK\x03\x04", b"hello world\n", bytes(range(256))],

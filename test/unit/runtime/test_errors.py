@@ -13,15 +13,16 @@ from conftest import ROOT
 ENVIRONMENT = {"PYTHONPATH": str(ROOT)}
 
 
-def script(body: str) -> list[str]:
+def script(body: str, debug: bool = False) -> list[str]:
     """Return the command of a script whose main function has this body."""
     head = """
         import time
         from pathlib import Path
         from runtime.errors import DivergedError, InputError, report_errors
         from runtime.files import atomic_write
-        with report_errors():
+        with report_errors(DEBUG):
     """
+    head = head.replace("DEBUG", str(debug))
     return [sys.executable, "-c", textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body), "    ")]
 
 
@@ -52,13 +53,38 @@ def run_script(body: str, cwd: Path, **environment: str) -> subprocess.Completed
         (
             "raise RuntimeError('DataLoader worker (pid(s) 12) exited unexpectedly')",
             "[Error] data loading process 12 was killed (reason unknown), perhaps by the system for want of memory; "
-            "lower --num_workers, or --batch_size, and go on with --resume auto\n",
+            "lower --num_workers, or --batch_size (train.py: go on with --resume auto)\n",
+        ),
+        (
+            "raise RuntimeError('DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that')",
+            "[Error] /dev/shm is too small for the batches of the data loading processes; pass --num_workers 0 or "
+            "fewer workers, or start the container with a larger --shm-size\n",
+        ),
+        (
+            "raise OSError('Caught OSError in DataLoader worker process 3.\\nOriginal Traceback (most recent call "
+            'last):\\n  File "x.py", line 1, in f\\nOSError: [Errno 24] Too many\\n  open files\\n\')',
+            "[Error] a data loading process failed: OSError: [Errno 24] Too many open files; --debug shows where\n",
+        ),
+        (
+            "raise InputError('Caught InputError in DataLoader worker process 0.\\nOriginal Traceback:\\n"
+            "InputError: first\\n\\nDuring handling:\\nruntime.errors.InputError: 2 problems:\\n  a\\n  b\\n')",
+            "[Error] 2 problems:\n  a\n  b\n",
         ),
     ],
 )
 def test_one_sentence_and_status_1(tmp_path, body, message):
     result = run_script(body, tmp_path)
     assert (result.returncode, result.stderr) == (1, message)
+
+
+@pytest.mark.parametrize("body", ["raise InputError('x.png: mend it')", "open('gone/file')"])
+def test_debug_shows_the_traceback_before_the_sentence(tmp_path, body):
+    plain = run_script(body, tmp_path).stderr
+    result = subprocess.run(
+        script(body, debug=True), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1 and plain.startswith("[Error]") and plain.count("\n") == 1
+    assert result.stderr.startswith("Traceback (most recent call last)") and result.stderr.endswith(f"\n{plain}")
 
 
 @pytest.mark.parametrize(

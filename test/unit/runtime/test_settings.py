@@ -85,9 +85,9 @@ def test_the_recorded_flags_are_those_that_other_commands_need():
     assert set(options.RECORDED_FLAGS) == {
         *("dataset", "img_ext", "mask_ext", "seed", "inner_split"),
         *("input_h", "input_w", "normalization", "divide_twice"),
-        *("batch_size", "loss", "skip_bad"),
+        *("batch_size", "loss", "skip_bad", "channel", "dense_masks"),
     }
-    assert set(options.INPUT_FLAGS) == {"input_h", "input_w", "normalization", "divide_twice"}
+    assert set(options.INPUT_FLAGS) == {"input_h", "input_w", "normalization", "divide_twice", "channel"}
     assert set(options.EVALUATION_FLAGS) == set(options.RECORDED_FLAGS) - {"dataset", "seed"}
     args = vars(options.parse_train([]))
     assert {name: args[name] for name in DEFAULTS} == DEFAULTS, "the defaults are the recipe's"
@@ -295,7 +295,7 @@ def test_what_makes_it_another_run(there, words, capsys):
 SAME_RUN = {
     *("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed"),
     *("loss", "optimizer", "lr", "weight_decay", "scheduler", "sync_bn"),
-    *("augmentation", "normalization", "divide_twice", "inner_split", "ema"),
+    *("augmentation", "normalization", "divide_twice", "inner_split", "ema", "channel"),
 }
 SAME_RUN_WITH = {
     ("optimizer", "Adam"): set(),
@@ -343,8 +343,8 @@ def test_an_epoch_of_other_images_begins_anew(capsys, changed, begins_anew):
 
 def test_settings_as_metadata_come_back():
     path = Path("net.onnx")
-    settings = {"input_h": 32, "input_w": 4096, "normalization": "image", "divide_twice": False}
-    metadata = {"input_h": "32", "input_w": "4096", "normalization": "image", "divide_twice": "False"}
+    settings = {"input_h": 32, "input_w": 4096, "normalization": "image", "divide_twice": False, "channel": 2}
+    metadata = {name: str(value) for name, value in settings.items()}
     assert settings_from_metadata(metadata, path, options.INPUT_FLAGS) == settings
     expected = DEFAULTS | settings
     assert settings_from_metadata(metadata | {"author": "x"}, path, options.RECORDED_FLAGS) == expected

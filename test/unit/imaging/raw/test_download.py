@@ -3,6 +3,7 @@
 import http.server
 import re
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,19 @@ def test_a_damaged_member_is_found(serve, raw, tmp_path):
     data[len(data) // 3] ^= 0xFF
     url, _ = serve(bytes(data), len(data))
     with pytest.raises(InputError, match="the downloaded file is damaged"):
+        download.fetch_zip(url, tmp_path / "got.zip", pause=0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["served.zip"]
+
+
+def test_a_damaged_compressed_member_is_found(serve, tmp_path):
+    """zlib raises errors of its own."""
+    with zipfile.ZipFile(tmp_path / "served.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/images/a.png", bytes(range(256)) * 40)
+        start = archive.getinfo("a/images/a.png").header_offset + 30 + len("a/images/a.png")
+    data = bytearray((tmp_path / "served.zip").read_bytes())
+    data[start] = 0xFF  # no valid type of a block
+    url, _ = serve(bytes(data), len(data))
+    with pytest.raises(InputError, match=r"the downloaded file is damaged \(Error -3 while decompressing"):
         download.fetch_zip(url, tmp_path / "got.zip", pause=0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["served.zip"]
 

@@ -100,7 +100,7 @@ def test_bad_files_are_skipped_with_the_reason(raw, tmp_path, capsys):
     prepare("--input", bad, "--output", tmp_path / "out")
     out = capsys.readouterr().out
     assert f"{ids[0]}/images/{ids[0]}.png: not a readable image" in out
-    assert f"{ids[1]}/masks/0.png: not a readable image" in out
+    assert f"{ids[1]}/masks/0.png: an empty file, of 0 bytes" in out
     assert f"{ids[2]}: no masks" in out
     assert f"{ids[3]}/masks/0.png: the mask is 7×5, but its image is" in out
     assert f"{ids[4]}: 0 images" in out
@@ -238,7 +238,7 @@ def test_ids_that_look_like_flags_are_prepared_and_unprintable_ones_are_skipped(
             (folder / name).write_bytes(IMAGE)
     (folder / os.fsdecode(b"\xff") / "images").mkdir(parents=True)
     (folder / os.fsdecode(b"\xff") / "images" / "x.png").write_bytes(IMAGE)
-    prepare("--input", folder, "--output", tmp_path / "out", "--workers", 1)
+    prepare("--input", folder, "--output", tmp_path / "out", "--workers", 1, "--dense_masks")
     prepared = {path.stem for path in (tmp_path / "out" / "images").iterdir()}
     assert prepared == {"-rf", "$(touch ran)", "a b'\"", "核"}
     out = capsys.readouterr().out

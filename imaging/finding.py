@@ -1,0 +1,104 @@
+"""Which images `--input` names, and what their pictures are called."""
+
+import glob
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from imaging.listing import describe_unused
+from imaging.reader import FOREIGN_EXTENSIONS, IMAGE_EXTENSIONS, count_pages
+from runtime import names
+from runtime.errors import InputError
+
+
+class Source(NamedTuple):
+    """An image to segment: the name of its pictures, its file, and its page, from 0; None: the file's only page."""
+
+    name: str
+    path: Path
+    page: int | None
+
+
+def find_images(inputs: list[str]) -> list[Path]:
+    """Return the image files that `--input` names: files, folders and globs. Print how many others were not used.
+
+    A folder without images of its own is searched recursively, without its `masks` folders (Kaggle's raw layout).
+    Hidden files and what macOS adds are passed over.
+    Raises InputError if an input names no image.
+    """
+    found, unused = [], set()
+    for text in [text for text in inputs if not _is_from_macos(Path(text))] or inputs:  # a shell puts them for `*` too
+        path = Path(text)
+        if path.is_dir():
+            matches, others = _search_folder(path)
+            unused |= others
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
+        if not matches:
+            foreign = f"; {_describe(others)}; convert them" if path.is_dir() and others else ""
+            raise InputError(f"--input {text}: no image there ({', '.join(IMAGE_EXTENSIONS)}){foreign}")
+        found += sorted(matches)
+    found = list(dict.fromkeys(found))
+    if unused := unused.difference(found):
+        print(_describe(unused), flush=True)
+    return found
+
+
+def list_pages(paths: list[Path]) -> list[Source]:
+    """Return each page of each file. The pages of a file of several are named <name>_p0001, <name>_p0002, …"""
+    sources = []
+    for name, path in zip(unique_names(paths), paths):
+        try:
+            pages = count_pages(path, path)
+        except InputError:  # reading it reports the reason
+            pages = 1
+        sources += (
+            [Source(f"{name}_p{page + 1:04d}", path, page) for page in range(pages)]
+            if pages > 1
+            else [Source(name, path, None)]
+        )
+    return sources
+
+
+def unique_names(paths: list[Path]) -> list[str]:
+    """Return a file name for each image's pictures: its stem, with its folder's name or a number if that is taken."""
+    chosen, taken = [], set()
+    for path in paths:
+        stem = names.safe_name(path.stem)
+        candidates = [stem, names.safe_name(f"{path.resolve().parent.name}_{path.stem}")]
+        candidates += [f"{stem}_{number}" for number in range(2, len(paths) + 2)]
+        chosen.append(next(name for name in candidates if name not in taken))
+        taken.add(chosen[-1])
+    return chosen
+
+
+def _search_folder(folder: Path) -> tuple[list[Path], set[Path]]:
+    """Return the images of a folder, and those images in it and below it that are not used."""
+    images, foreign = [], set()
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if "masks" in parts[:-1] or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+            continue
+        extension = path.suffix.lower()
+        if extension in IMAGE_EXTENSIONS and not path.is_dir():
+            images.append(path)
+        elif extension in FOREIGN_EXTENSIONS:  # also folders: some microscopes write a folder for an image
+            foreign.add(path)
+    own = [path for path in images if path.parent == folder]
+    return own or images, foreign | (set(images).difference(own) if own else set())
+
+
+def _is_from_macos(path: Path) -> bool:
+    return "__MACOSX" in path.parts or path.name.startswith("._")
+
+
+def _describe(unused: set[Path]) -> str:
+    reasons = defaultdict(list)
+    for path in sorted(unused):
+        extension = path.suffix.lower()
+        reason = "images in subfolders" if extension in IMAGE_EXTENSIONS else f"files that end in {extension}"
+        reasons[reason].append(str(path))
+    return describe_unused(reasons)

@@ -1,0 +1,35 @@
+"""The flags that each command has."""
+
+import functools
+from collections.abc import Callable
+from unittest.mock import patch
+
+import options
+from runtime.flags import FlagParser
+
+PARSERS: dict[str, Callable] = {
+    "train.py": options.parse_train,
+    "val.py": options.parse_val,
+    "demo.py": options.parse_demo,
+    "pthtar2onnx.py": options.parse_export,
+    "preprocess_dsb2018.py": options.parse_preprocess,
+}
+
+
+class _Parser(Exception):
+    """Carries a parser out of the function that builds it."""
+
+
+@functools.cache
+def script_flags(script: str) -> frozenset[str]:
+    """Return the flags of a command's parser, in all spellings that it defines."""
+
+    def stop(parser: FlagParser, argv: list[str] | None) -> None:
+        raise _Parser(parser)
+
+    with patch.object(FlagParser, "parse", stop):
+        try:
+            PARSERS[script]([])
+        except _Parser as found:
+            return frozenset(found.args[0]._option_string_actions)
+    raise AssertionError(f"{script} has no FlagParser")
