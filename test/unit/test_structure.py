@@ -224,9 +224,17 @@ def test_american_spelling() -> None:
     found = []
     for path in sorted(ROOT.rglob("*")):
         relative = path.relative_to(ROOT)
-        skipped = {".git", ".venv", "venv", "inputs", "models", "outputs", "output", "standin_npu"} & set(
-            relative.parts
-        )
+        skipped = {
+            ".git",
+            ".venv",
+            ".venv-newest",
+            "venv",
+            "inputs",
+            "models",
+            "outputs",
+            "output",
+            "standin_npu",
+        } & set(relative.parts)
         if path.suffix in suffixes and not skipped and relative != Path("test/unit/test_structure.py"):
             found += [f"{relative}: {word}" for word in british(path.read_text("utf-8"))]
     assert found == []
