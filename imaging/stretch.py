@@ -15,12 +15,14 @@ def stretch_to_8_bits(values: np.ndarray, name: object) -> np.ndarray:
     """Map numbers of any kind, (H, W) or (H, W, 3), to uint8; uint8 is returned as it is.
 
     result = 255 × (value - low) ÷ max(high - low, 32 × noise), limited to 0 … 255 and rounded
-    low and high: the smallest and largest value after a median filter of 5×5 pixels, all channels together. A handful
-    of hot or dead pixels has no effect on them, a nucleus of five pixels across has.
+    low and high: the smallest and largest value after a median filter of 5×5 pixels, all channels together; beyond its
+    edges, the image is mirrored. A handful of hot or dead pixels, or a hot row or column, has no effect on them, a
+    nucleus of five pixels across has.
     noise: the standard deviation of the differences to the filtered image, by their median absolute value. It keeps
     an empty field dark, whose noise would otherwise be spread over all 255 levels.
     If the filtered image is constant, and the noise 0, low and high are the smallest and largest value themselves.
-    NaN and -infinity become 0, infinity becomes 255; the filter sees the median in their place.
+    NaN and -infinity become 0, infinity becomes 255; the filter sees the median in their place, and in that of the
+    extremes of a kind of float.
     Raises InputError naming the image if the values span more than float64 can hold.
     """
     if values.dtype == np.uint8:
@@ -38,31 +40,46 @@ def stretch_to_8_bits(values: np.ndarray, name: object) -> np.ndarray:
 def _find_range(values: np.ndarray, name: object) -> tuple[float, float, float]:
     """Return low, high and noise; (0, 0, 0) if no value is finite."""
     finite = np.isfinite(values)
-    if not finite.any():
+    if values.dtype.kind == "f":
+        finite &= np.abs(values) != np.finfo(values.dtype).max  # what some programs write for "no data"
+    found = values[finite]
+    if not found.size:
         return 0.0, 0.0, 0.0
-    least, most = (float(find(values[finite])) for find in (np.min, np.max))
-    scale = most - least
-    if not np.isfinite(scale) or (scale and not np.isfinite(255 / scale)):
-        raise InputError(f"{name}: its values, from {least} to {most}, cannot be stretched to 8 bits; rescale them")
-    if not scale:
-        return least, most, 0.0
-    usual = float(np.median(values[finite][:: 1 + values.size // 2**20].astype(np.float64)))
+    extremes = float(found.min()), float(found.max())
+    if not np.isfinite(span := extremes[1] - extremes[0]) or (span and not np.isfinite(255 / span)):
+        text = f"from {extremes[0]} to {extremes[1]}"
+        raise InputError(f"{name}: its values, {text}, cannot be stretched to 8 bits; rescale them")
+    # The filter's result has no value beyond these, since it takes four pixels or more to change it.
+    beyond = 3 if min(values.shape[:2]) >= WINDOW else 0
+    found.partition((beyond, found.size - 1 - beyond))
+    least, most = float(found[beyond]), float(found[-1 - beyond])
+    if not (scale := most - least):
+        return *extremes, 0.0
+    usual = float(np.median(found[:: 1 + found.size // 2**20].astype(np.float64)))
     lows, highs, noises = [], [], []
-    for rows in _strips(values):  # with a margin, so that the filter sees the rows beside a strip
-        top = max(0, rows.start - WINDOW // 2)
-        around = slice(top, rows.stop + WINDOW // 2)
-        part = np.where(finite[around], values[around].astype(np.float64), usual)
+    for rows in _strips(values):
+        around = np.ix_(*(_mirrored(part, size) for part, size in zip((rows, slice(0, values.shape[1])), values.shape)))
+        part = np.where(finite[around], values[around], usual).astype(np.float64).clip(least, most)
         # OpenCV filters float32; scaled first, since float32 does not hold all digits of large numbers
         part = ((part - least) / scale).astype(np.float32)
-        smooth = cv2.medianBlur(part, WINDOW).reshape(part.shape)
-        own = slice(rows.start - top, rows.stop - top)
-        lows.append(smooth[own].min())
-        highs.append(smooth[own].max())
-        noises.append(MAD_TO_DEVIATION * np.median(np.abs(part[own] - smooth[own])))
+        inner = slice(WINDOW // 2, -(WINDOW // 2))
+        smooth = cv2.medianBlur(part, WINDOW).reshape(part.shape)[inner, inner]
+        lows.append(smooth.min())
+        highs.append(smooth.max())
+        noises.append(MAD_TO_DEVIATION * np.median(np.abs(part[inner, inner] - smooth)))
     low, high, noise = (scale * float(value) for value in (min(lows), max(highs), np.median(noises)))
     if not max(high - low, noise):
-        return least, most, 0.0
+        return *extremes, 0.0
     return least + low, least + high, noise
+
+
+def _mirrored(part: slice, size: int) -> np.ndarray:
+    """Return the indices of a part of an axis, with a margin for the filter. At the edges, the image is mirrored.
+
+    The edge itself is not repeated: otherwise, a single hot column there would fill the window.
+    """
+    indices = np.abs(np.arange(part.start - WINDOW // 2, part.stop + WINDOW // 2))
+    return np.minimum(indices, 2 * (size - 1) - indices).clip(0)
 
 
 def _strips(values: np.ndarray) -> list[slice]:

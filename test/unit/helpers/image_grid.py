@@ -117,7 +117,7 @@ def _stretch(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
         return np.where(values == np.inf, 255, 0).astype(np.uint8)
     filled = np.where(finite, values, np.median(values[finite]))
     size = (5, 5) if values.ndim == 2 else (5, 5, 1)
-    smooth = ndimage.median_filter(filled, size=size, mode="nearest")
+    smooth = ndimage.median_filter(filled, size=size, mode="mirror")
     noise = 1.4826 * np.median(np.abs(filled - smooth))
     low, span = smooth.min(), max(smooth.max() - smooth.min(), 32 * noise)
     if not span:

@@ -15,7 +15,7 @@ def formula(values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     filled = np.where(finite, values, np.median(values[finite])).astype(np.float64)
     size = (5, 5, 1)[: values.ndim]
-    smooth = median_filter(filled, size, mode="nearest")
+    smooth = median_filter(filled, size, mode="mirror")
     low, high = smooth.min(), smooth.max()
     noise = 1.4826 * np.median(abs(filled - smooth))
     scaled = 255 * (values.astype(np.float64) - low) / max(high - low, 32 * noise, 1e-300)
@@ -54,8 +54,11 @@ def test_eight_bits_are_untouched() -> None:
         lambda v: v.__setitem__((0, 0), 65535),
         lambda v: v.__setitem__((slice(10, 12), slice(30, 32)), 0),
         lambda v: v.__setitem__((slice(None), 20), 65535),
+        lambda v: v.__setitem__((slice(None), 0), 65535),
+        lambda v: v.__setitem__((-1, slice(None)), 0),
+        lambda v: v.__setitem__((slice(0, 4), 0), 65535),
     ],
-    ids=["hot pixel", "hot corner", "dead cluster", "hot column"],
+    ids=["hot pixel", "hot corner", "dead cluster", "hot column", "hot edge", "dead last row", "hot part of an edge"],
 )
 def test_hot_and_dead_pixels_do_not_set_the_range(damage) -> None:
     sound = (3000 + 2500 * blobs((60, 60))).astype(np.uint16)
@@ -83,6 +86,16 @@ def test_values_that_are_not_finite_do_not_count() -> None:
     assert found[4, :3].tolist() == [0, 255, 0]
     assert abs(found.astype(int) - expected)[5:].max() <= 1
     assert not stretch_to_8_bits(np.full((5, 5), np.nan), "x").any()
+
+
+@pytest.mark.parametrize("far", [-3.4028234663852886e38, -9999.0, 1e30])
+def test_a_value_far_off_does_not_cost_the_others_their_digits(far: float) -> None:
+    values = blobs((50, 50)).astype(np.float32)
+    expected = stretch_to_8_bits(values, "x")
+    values[20, 20] = far
+    found = stretch_to_8_bits(values, "x")
+    found[20, 20] = expected[20, 20]
+    assert abs(found.astype(int) - expected).max() <= 3
 
 
 def test_a_constant_image_is_black() -> None:
