@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -32,13 +33,35 @@ REMEDY = "open it in Fiji and save it as a plain TIFF"
 DIFFERENT_PAGES = "holds pages of several kinds, which are no stack; save each as a file"
 
 
+class _Stack(NamedTuple):
+    """A series of frames. lead: the axes before those of a frame, each with its size."""
+
+    series: tifffile.TiffPageSeries
+    lead: tuple[tuple[str, int], ...]
+
+    @property
+    def channels(self) -> int:
+        return math.prod(size for axis, size in self.lead if axis == "C")
+
+    @property
+    def pages(self) -> int:
+        return math.prod(size for axis, size in self.lead if axis != "C")
+
+    def frame_number(self, page: int, channel: int) -> int:
+        """Return the number of a frame; pages and channels, from 0, can be interleaved in any order of axes."""
+        shape = [size for _, size in self.lead]
+        places = [place for place, (axis, _) in enumerate(self.lead) if axis == "C"]
+        numbers = np.moveaxis(np.arange(math.prod(shape)).reshape(shape), places, range(len(places)))
+        return int(numbers.reshape(self.channels, self.pages)[channel, page])
+
+
 def count_pages(source: Path | bytes, name: object) -> int:
     """Return how many images of one size a TIFF holds (z-planes, time points); channels do not count.
 
     Raises InputError naming the file if it is not a TIFF that can be read, or holds images of several sizes.
     """
-    with _open_series(source, name) as series:
-        return _split_axes(series, name)[0]
+    with _open_stacks(source, name) as stacks:
+        return sum(stack.pages for stack in stacks)
 
 
 def read_page(source: Path | bytes, name: object, page: int = 0, channel: int | None = 0) -> StoredImage:
@@ -47,20 +70,14 @@ def read_page(source: Path | bytes, name: object, page: int = 0, channel: int | 
     Raises InputError naming the file, with the cause, if: its layout, compression, photometric interpretation or kind
     of number is not known; it holds several channels and `channel` is 0; it is damaged or too large.
     """
-    with _open_series(source, name) as series:
-        tags = series.keyframe
-        count, channels = _split_axes(series, name)
-        picked = 0
+    with _open_stacks(source, name) as stacks:
+        position, page = divmod(page, stacks[0].pages)  # the stacks of a file are alike
+        stack, channels, picked = stacks[position], stacks[0].channels, 0
         if channels > 1:
-            texts = _channel_names(series.parent, channels)
+            texts = _channel_names(stack.series.parent, channels)
             pick_channel(StoredImage(np.empty((0, 0, channels))), channel, texts, name)
             picked, channel = channel - 1, 0
-        # pages and channels can be interleaved in any order of axes
-        lead = series.shape[: len(series.axes) - len(tags.axes)]
-        numbers = np.arange(math.prod(lead)).reshape(lead)
-        places = [place for place, axis in enumerate(series.axes[: len(lead)]) if axis == "C"]
-        numbers = np.moveaxis(numbers, places, range(len(places))).reshape(channels, count)
-        tags, values = _read_frame(series, int(numbers[picked, page]), name)
+        tags, values = _read_frame(stack.series, stack.frame_number(page, picked), name)
         stored = _interpret(tags, values, channel, name)
         if channels > 1:
             stored = stored._replace(notes=(f"channel {picked + 1} of {channels} taken", *stored.notes))
@@ -68,8 +85,8 @@ def read_page(source: Path | bytes, name: object, page: int = 0, channel: int | 
 
 
 @contextmanager
-def _open_series(source: Path | bytes, name: object) -> Iterator[tifffile.TiffPageSeries]:
-    """Yield the only series of images; thumbnails and smaller copies do not count. Reports all errors as InputError."""
+def _open_stacks(source: Path | bytes, name: object) -> Iterator[list[_Stack]]:
+    """Yield the stacks of a file, which are alike; smaller copies do not count. Reports all errors as InputError."""
     try:
         _check_directories(source, name)
         # the underscored argument prevents that other files, which OME metadata may name, are opened
@@ -78,15 +95,16 @@ def _open_series(source: Path | bytes, name: object) -> Iterator[tifffile.TiffPa
             found = [series for series in file.series if not series.keyframe.is_reduced]
             if not found:
                 raise InputError(f"{name}: a TIFF without an image; replace the file or remove it")
-            if len(found) > 1:
-                sizes = ", ".join(f"{one.keyframe.imagewidth}×{one.keyframe.imagelength}" for one in found[:4])
-                raise InputError(
-                    f"{name}: holds pages of {len(found)} kinds ({sizes}), which are no stack; save each as a file"
-                )
+            kinds = {(one.shape, one.axes, one.dtype, one.keyframe.photometric) for one in found}
+            if len(kinds) > 1:
+                sizes = sorted({f"{one.keyframe.imagewidth}×{one.keyframe.imagelength}" for one in found})
+                raise InputError(f"{name}: {DIFFERENT_PAGES} ({', '.join(sizes[:4])})")
             tags = found[0].keyframe
             check_size(tags.imagewidth, tags.imagelength, name)
             _check_tags(tags, name)
-            yield found[0]
+            stacks = [_to_stack(series, name) for series in found]
+            _check_number_of_pages(found[0], sum(stack.pages * stack.channels for stack in stacks), name)
+            yield stacks
     except InputError:
         raise
     except MemoryError as error:
@@ -128,24 +146,28 @@ def _check_directories(source: Path | bytes, name: object) -> None:
             place = int.from_bytes(tags[-word:], order) if is_page else 0
 
 
-def _split_axes(series: tifffile.TiffPageSeries, name: object) -> tuple[int, int]:
-    """Return how many pages and how many channels there are, apart from the samples of a pixel."""
-    axes, shape, tags = series.axes, series.shape, series.keyframe
-    lead = len(axes) - len(tags.axes)
-    if lead < 0 or axes[lead:] != tags.axes or shape[lead:] != tags.shape or set(tags.axes) - set("YXS"):
-        raise InputError(f"{name}: a TIFF with the axes {axes}, which are not known here; {REMEDY}")
-    if "S" in axes[:lead]:
+def _to_stack(series: tifffile.TiffPageSeries, name: object) -> _Stack:
+    """Take the axes of a series apart; raises InputError if they are not known."""
+    tags = series.keyframe
+    # Python programs write axes of size 1 beside those of the picture
+    whole, frame = (
+        [(axis, size) for axis, size in zip(one.axes, one.shape) if size > 1 or axis in "YX"] for one in (series, tags)
+    )
+    lead = tuple(whole[: len(whole) - len(frame)])
+    if whole[len(lead) :] != frame or {axis for axis, _ in frame} - set("YXS"):
+        raise InputError(f"{name}: a TIFF with the axes {series.axes}, which are not known here; {REMEDY}")
+    if "S" in dict(lead):
         raise InputError(f"{name}: a TIFF with its colors in pages of their own; {REMEDY}")
     if series.transform is not None:
         raise InputError(f"{name}: a TIFF of the kind {series.kind}, whose values are encoded; {REMEDY}")
-    _check_number_of_pages(series, math.prod(shape[:lead]), name)
-    sizes = list(zip(axes[:lead], shape[:lead]))
-    channels = math.prod(size for axis, size in sizes if axis == "C")
-    pages = math.prod(size for axis, size in sizes if axis != "C")
-    if pages > 1 and min(tags.imagewidth, tags.imagelength) <= 4:
-        size = f"{tags.imagewidth}×{tags.imagelength}"
-        raise InputError(f"{name}: {pages} pages of {size} pixels, perhaps the rows of one color image; {REMEDY}")
-    return pages, channels
+    stack, sides = _Stack(series, lead), sorted((tags.imagewidth, tags.imagelength))
+    # (H, W, channels) without metadata is written as H pages of W×channels
+    if set(dict(lead)) & set("QI") and (sides[0] <= 4 or 3 * sides[0] < min(sides[1], stack.pages)):
+        raise InputError(
+            f"{name}: {stack.pages} pages of {tags.imagewidth}×{tags.imagelength} pixels look like one image whose "
+            f"last axis holds channels; write it with its channels first, or {REMEDY}"
+        )
+    return stack
 
 
 def _channel_names(file: tifffile.TiffFile, channels: int) -> tuple[str, ...]:

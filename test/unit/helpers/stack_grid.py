@@ -217,7 +217,7 @@ def thumbnails() -> list[GridFile]:
     with tifffile.TiffWriter(buffer) as writer:
         writer.write(full, photometric="minisblack", metadata=None)
         writer.write(full > 100, photometric="mask", subfiletype=4, metadata=None)
-    files.append(read(family, "a transparency mask", buffer.getvalue(), to_bgr(full), "", cause="2 kinds"))
+    files.append(read(family, "a transparency mask", buffer.getvalue(), to_bgr(full), "", cause="several kinds"))
     data = pages_of([full, full], subfiletype=1)
     files.append(refuse(family, "only thumbnails", data, "without an image"))
     return files

@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from imaging.masks import decode_mask, read_mask
-from imaging.reader import decode_picture, read_image, write_image
+from imaging.reader import count_pages, decode_picture, read_image, read_upright, write_image
 from runtime.errors import InputError
 
 
@@ -94,3 +95,36 @@ def test_an_image_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.png: is a folder"):
         write_image(tmp_path / "b.png", image)
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["b.png", "deep", "a.png"]
+
+
+# --- TIFFs as Python programs write them -----------------------------------------------------------------------------
+
+
+def picture(seed: int = 0, shape: tuple[int, ...] = (24, 31)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(24, 31, 1), (1, 24, 31), (1, 24, 31, 1)])
+def test_axes_of_size_one_do_not_matter(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", picture().reshape(shape), photometric="minisblack")
+    assert np.array_equal(read_image(tmp_path / "x.tif")[..., 0], picture())
+
+
+def test_pages_written_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    for seed in range(3):
+        tifffile.imwrite(path, picture(seed), photometric="minisblack", append=True)
+    assert count_pages(path, path) == 3
+    for seed in range(3):
+        assert np.array_equal(read_upright(path, seed)[0][..., 0], picture(seed))
+    tifffile.imwrite(path, picture(3, (31, 24)), photometric="minisblack", append=True)
+    with pytest.raises(InputError, match=r"x\.tif: holds pages of several kinds, .* \(24×31, 31×24\)"):
+        count_pages(path, path)
+
+
+@pytest.mark.parametrize("channels", [4, 5, 30])
+def test_channels_on_the_last_axis_are_not_taken_for_pages(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, picture(0, (96, 128, channels)), photometric="minisblack")
+    with pytest.raises(InputError, match=r"x\.tif: 96 pages .* look like one image whose last axis holds channels"):
+        count_pages(path, path)
