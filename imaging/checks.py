@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from imaging.listing import describe_unused, explain_missing_masks, find_unused, other_spelling
-from imaging.masks import Mask, align, decode_mask, to_training_mask
+from imaging.masks import NOT_TURNED, Mask, align, decode_mask, to_training_mask
 from imaging.prepared import PreparedFolder
-from imaging.reader import IMAGE_EXTENSIONS
+from imaging.reader import IMAGE_EXTENSIONS, TURNED
 from imaging.survey import Survey
 from runtime.errors import InputError
 
@@ -59,6 +59,7 @@ def check_dataset(
         problems += [] if zero_one else [problem for report in reports for problem in report.dark_values]
         for k in classes:
             problems += _judge_class(folder, k, reports, zero_one, dense_masks)
+        problems += judge_orientations(folder.path, Counter(note for report in reports for note in report.notes))
     if problems:
         raise InputError(_listed(folder.path, problems))
     if zero_one:
@@ -175,7 +176,8 @@ def _judge_values(report: _Report, path: Path, class_index: int, mask: Mask) -> 
         report.bad_values.append(str(error))
         return
     report.peaks[class_index] = int(pixels.max())
-    marked, bright = np.count_nonzero(pixels), np.count_nonzero(pixels > 127)
+    # JPEG leaves small values around white areas
+    marked, bright = np.count_nonzero(pixels > 0.06 * pixels.max()), np.count_nonzero(pixels > 127)
     report.marked[class_index] = path, marked / pixels.size
     if marked >= MIN_MARKED and bright < 0.5 * marked:
         report.dark_values.append(
@@ -208,6 +210,19 @@ def judge_shares(place: Path, shares: list[tuple[object, float]]) -> list[str]:
         ]
     remedy = "correct it, or pass --dense_masks if it is right"
     return [f"{name}: marked nearly everywhere ({s:.0%}); {remedy}" for name, s in shares if s > MAX_MARKED_SHARE]
+
+
+def judge_orientations(place: Path, notes: Counter) -> list[str]:
+    """Return what is wrong if some masks follow the orientation tags of their images and others do not.
+
+    If an image is square, or turned by 180°, both fit, so that nothing tells to which of them it belongs.
+    """
+    if not (notes[TURNED] and notes[NOT_TURNED]):
+        return []
+    return [
+        f"{place}: {notes[NOT_TURNED]} masks are drawn without regard to the orientation tags of their images, but "
+        f"{notes[TURNED]} others fit the turned images; turn all images as they are to be seen, and remove the tags"
+    ]
 
 
 def _look_swapped(reports: list[_Report]) -> bool:

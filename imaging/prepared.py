@@ -65,7 +65,7 @@ class PreparedFolder:
         Raises InputError if a file is missing or unreadable, or if a mask has another size than its image.
         """
         paths = [self.mask_path(img_id, k) for k in range(self.num_classes)]
-        masks = [decode_mask(path, path) for path in paths]
+        masks = [decode_mask(path, path, judged=True) for path in paths]
         for path, mask in zip(paths, masks):
             to_training_mask(mask, path)
         image, pixels, _ = align(self.read_picture(img_id), masks, paths)

@@ -13,7 +13,7 @@ from imaging import tiff
 from imaging.stored import StoredImage, check_size, pick_channel
 from imaging.stretch import stretch_to_8_bits
 from runtime.errors import InputError
-from runtime.files import atomic_write, check_file, read_bytes
+from runtime.files import MAX_BYTES, atomic_write, check_file
 
 # The images are small and many, so that several processes help more than several threads. In a forked worker, OpenCV
 # would wait forever for the threads of its parent.
@@ -44,30 +44,28 @@ class Picture(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_stored(source: Path | bytes, name: object, page: int = 0, channel: int | None = 0) -> StoredImage:
-    """Decode a file, or its bytes: the page with this number, from 0, and the channel with this number, from 1.
+def read_stored(
+    source: Path | bytes, name: object, page: int | None, channel: int | None, remedy_for_pages: str
+) -> StoredImage:
+    """Decode a page of a file, or of its bytes.
 
-    channel: 0: only images that are gray or have colors are decoded; None: the same, for scripts without --channel.
+    page: its number, from 0; None: the only page. channel: its number, from 1; 0: only images that are gray or have
+    colors are decoded; None: the same, for masks, whose errors do not advise `--channel`.
     Raises InputError naming the file and the cause if it is no image of a known format, is too large, or holds several
-    channels none of which is chosen.
+    pages or channels none of which is chosen.
     """
-    is_tiff = _is_tiff(source)
-    if isinstance(source, Path) and not is_tiff:
-        source = read_bytes(source)
-    if not is_tiff:
+    source = _load(source)
+    if not _is_tiff(source):
         return _decode(source, name, channel)
-    return tiff.read_page(source, name, page, channel)
+    if page is None and (pages := tiff.count_pages(source, name)) > 1:
+        raise InputError(f"{name}: holds {pages} pages, but {remedy_for_pages}")
+    return tiff.read_page(source, name, page or 0, channel)
 
 
 def count_pages(source: Path | bytes, name: object) -> int:
     """Return how many pages a file, or its bytes, holds; raises InputError as read_stored does."""
+    source = _load(source)
     return tiff.count_pages(source, name) if _is_tiff(source) else 1
-
-
-def check_single_page(source: Path | bytes, name: object, remedy: str) -> None:
-    """Raise InputError with the remedy if a file, or its bytes, holds several pages."""
-    if (pages := count_pages(source, name)) > 1:
-        raise InputError(f"{name}: holds {pages} pages, but {remedy}")
 
 
 def decode_picture(source: Path | bytes, name: object, page: int | None = None, channel: int = 0) -> Picture:
@@ -76,9 +74,8 @@ def decode_picture(source: Path | bytes, name: object, page: int | None = None, 
     Gray is replicated to three channels, alpha is dropped. Numbers other than uint8 are stretched, see
     stretch.stretch_to_8_bits. Raises InputError as read_stored does.
     """
-    if page is None:
-        check_single_page(source, name, "one is read here; save each as a file, or let demo.py segment page by page")
-    stored = read_stored(source, name, page or 0, channel)
+    remedy = "one is read here; save each as a file, or let demo.py segment page by page"
+    stored = read_stored(source, name, page, channel, remedy)
     pixels, notes = stretch_to_8_bits(stored.values, name), stored.notes
     if stored.values.dtype != np.uint8:
         notes += (f"{stored.values.dtype} stretched to 8 bits",)
@@ -119,15 +116,24 @@ def write_image(path: Path, image: np.ndarray) -> None:
         partial.write_bytes(data)
 
 
-def _is_tiff(source: Path | bytes) -> bool:
+def _load(source: Path | bytes) -> Path | bytes:
+    """Return the bytes of a file; of a TIFF its path, because only one of its pages is read at a time."""
     if isinstance(source, bytes):
-        return source[:4] in tiff.MAGIC
+        return source
     check_file(source)
     try:
         with open(source, "rb") as file:
-            return file.read(4) in tiff.MAGIC
+            start = file.read(4)
+            if start in tiff.MAGIC:
+                return source
+            check_file(source, MAX_BYTES)
+            return start + file.read()
     except OSError as error:
         raise InputError(f"{source}: {error.strerror}") from error
+
+
+def _is_tiff(source: Path | bytes) -> bool:
+    return isinstance(source, Path) or source[:4] in tiff.MAGIC
 
 
 def _decode(data: bytes, name: object, channel: int | None) -> StoredImage:
