@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imaging.listing import describe_unused, explain_missing_masks, find_unused, other_spelling
-from imaging.masks import NOT_TURNED, Mask, align, decode_mask, to_training_mask
+from imaging.masks import MIN_JUDGED_PIXELS, NOT_TURNED, Mask, align, decode_mask, to_training_mask
 from imaging.prepared import PreparedFolder
 from imaging.reader import IMAGE_EXTENSIONS, TURNED
 from imaging.survey import Survey
@@ -179,6 +179,8 @@ def _judge_values(report: _Report, path: Path, class_index: int, mask: Mask) -> 
     # JPEG leaves small values around white areas
     marked, bright = np.count_nonzero(pixels > 0.06 * pixels.max()), np.count_nonzero(pixels > 127)
     report.marked[class_index] = path, marked / pixels.size
+    if mask.kind == "marks" and pixels.size >= MIN_JUDGED_PIXELS:
+        return  # decode_mask has judged it
     if marked >= MIN_MARKED and bright < 0.5 * marked:
         report.dark_values.append(
             f"{path}: only {bright} of {marked} marked pixels are above 127, but masks hold 0 and 255; multiply 0/1 "

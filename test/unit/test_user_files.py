@@ -261,6 +261,30 @@ def test_masks_that_say_something_else_are_refused(bright, kind, sentence):
     assert not Path("models/x").exists()
 
 
+@pytest.mark.parametrize("quality", [75, 95])
+def test_jpeg_masks_give_nearly_the_same_scores(bright, quality):
+    write_own(bright / "sound", lambda marked: marked * 255)
+    write_own(bright / "odd", lambda marked: marked * 255)
+    for path in (bright / "odd/masks/0").iterdir():
+        assert cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path), 0), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        path.unlink()
+    expected, found = score("--data_path", "sound", "--all"), score("--data_path", "odd", "--all", "--mask_ext", ".jpg")
+    assert found.iou.tolist() == pytest.approx(expected.iou.tolist(), abs=0.02)
+
+
+def test_masks_that_follow_orientation_tags_only_in_part_are_refused(bright):
+    """One mask fits its image as stored, so that nothing tells about the image that is turned by 180°."""
+    from PIL import Image
+
+    write_own(bright / "own", lambda marked: marked * 255)
+    for seed, orientation in ((0, 6), (1, 3)):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(eight_bits(scene(seed)[0])).save(f"own/images/p{seed}.png", exif=exif)
+    with pytest.raises(InputError, match=r"own: 1 masks? .* without regard to the orientation tags"):
+        score("--data_path", "own", "--all")
+
+
 def test_pages_are_refused_by_training(bright):
     write_own(bright / "own", lambda marked: marked * 255, image_ext=".tif", mask_ext=".tif")
     labels = scene(0)[1]

@@ -67,3 +67,21 @@ def test_a_mask_drawn_on_the_stored_pixels_turns_nothing() -> None:
     assert note == "not turned, as their masks are not"
     with pytest.raises(InputError, match=r"^m: the mask is 30×21, but its image is 20×30; resize one of them"):
         align(Picture(pixels, 6, ()), [Mask(np.zeros((21, 30), np.uint8))], ["m"])
+
+
+@pytest.mark.parametrize(
+    "numbers", [(255, 254, 253, 30), (2, 255, 255), (255, 255, 255, 60), (1020, 1022, 1023, 100), (65535, 65535, 1)]
+)
+def test_gray_nuclei_beside_white_ones_are_numbers(numbers: tuple[int, ...]) -> None:
+    """As in a tile of a label image with more nuclei than its values tell."""
+    labels = np.zeros((60, 80), np.uint16 if max(numbers) > 255 else np.uint8)
+    for place, number in enumerate(numbers):
+        cv2.circle(labels, (12 + 18 * place, 30), 7, number, -1)
+    mask = decode_mask(png(labels), "x")
+    assert mask.kind == "numbers" and np.array_equal(mask.pixels, labels)
+
+
+def test_alpha_counts_if_all_pixels_have_one_color() -> None:
+    marked = (discs() > 0).astype(np.uint8) * 255
+    red = np.dstack([np.zeros_like(marked), np.zeros_like(marked), np.full_like(marked, 255), marked])
+    assert np.array_equal(to_training_mask(decode_mask(png(red), "x"), "x"), marked)
