@@ -19,14 +19,21 @@ from runtime.files import MAX_BYTES, atomic_write, check_file
 # would wait forever for the threads of its parent.
 cv2.setNumThreads(0)
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".lsm")
-# what people have besides, and what no library here reads
+IMAGE_EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".btf", ".lsm", ".bmp", ".dib", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".pnm", ".ppm", ".pgm", ".pbm"),
+)
+# formats of microscopes, cameras and other programs that cannot be read here
 FOREIGN_EXTENSIONS = (
-    *(".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".svs", ".ndpi", ".heic", ".heif", ".avif", ".dcm", ".dng"),
-    *(".cr2", ".nef", ".psd", ".exr", ".jxl"),
+    *(".czi", ".nd2", ".lif", ".oib", ".oif", ".oir", ".vsi", ".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".qptiff"),
+    *(".stk", ".zvi", ".ims", ".ics", ".ids", ".dv", ".r3d", ".sld", ".flex", ".mvd2", ".obf", ".msr", ".zarr"),
+    *(".dm3", ".dm4", ".ser", ".mrc", ".hdr", ".mha", ".mhd", ".nrrd", ".nii", ".dcm", ".fits", ".fit"),
+    *(".npy", ".npz", ".h5", ".hdf5", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    *(".heic", ".heif", ".avif", ".jxl", ".jxr", ".psd", ".xcf", ".exr", ".pfm", ".tga", ".ico", ".pcx", ".dds"),
+    *(".avi", ".mp4", ".mov"),
 )
 MAX_SCANS = 100  # of a JPEG; about ten are usual, and a scan of 120 bytes can take a tenth of a second to decode
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "JPEG2000")  # Pillow's names; TIFF apart
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")  # Pillow's names; TIFF apart
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "JPEG2000")
 COLORS = ("red", "green", "blue")
 ORIENTATION_TAG = 274
@@ -152,6 +159,8 @@ def _decode(data: bytes, name: object, channel: int | None) -> StoredImage:
     check_size(*header.size, name)
     if frames > 1:
         raise InputError(f"{name}: an animation of {frames} frames; save the frames as files of their own")
+    if header.mode == "F":  # a PFM, which Pillow counts among PPM
+        raise _not_readable(name)
     if header.mode in ("CMYK", "YCCK", "LAB", "YCbCr"):
         raise InputError(f"{name}: {header.mode} colors, made for print; save it as RGB")
     values = _decode_with_pillow(header) if _needs_pillow(header, data) else _decode_with_opencv(data)
@@ -181,6 +190,9 @@ def _needs_pillow(header: Image.Image, data: bytes) -> bool:
     """Does OpenCV decode the file wrongly? Pillow is wrong with other kinds of BMP."""
     if header.format == "BMP":  # with a palette, but the header of OS/2, of 12 bytes; or of 16 bits a pixel
         return data[14:18] == b"\x0c\0\0\0" or data[28:30] == b"\x10\0"
+    if header.format == "PPM":  # of fewer than 8 bits: OpenCV does not spread them over 0 … 255
+        parameters = header.tile[0].args
+        return isinstance(parameters, tuple) and parameters[1] < 255
     return header.format == "GIF"  # with a transparent color
 
 
@@ -206,4 +218,7 @@ def _read_orientation(header: Image.Image, data: bytes) -> int:
 
 
 def _not_readable(name: object, reason: str = "") -> InputError:
+    extension = Path(str(name)).suffix.lower()
+    if extension in FOREIGN_EXTENSIONS:
+        return InputError(f"{name}: {extension} files cannot be read; export it as TIFF")
     return InputError(f"{name}: not a readable image{reason}; replace the file or remove it")

@@ -488,6 +488,68 @@ def other_formats() -> list[GridFile]:
     return files
 
 
+def pnm(values: np.ndarray, kind: int, maximum: int, comment: str = "") -> bytes:
+    """Return a PBM, PGM or PPM of gray or RGB: P1 to P3 hold text, P4 to P6 bytes."""
+    height, width = values.shape[:2]
+    start = f"P{kind}\n{comment}{width} {height}\n{'' if kind in (1, 4) else f'{maximum}{chr(10)}'}".encode()
+    if kind == 4:
+        return start + np.packbits(~values, axis=1).tobytes()
+    if kind == 1:
+        values = ~values
+    if kind <= 3:
+        return (
+            start + "".join(" ".join(map(str, row)) + "\n" for row in values.reshape(height, -1).astype(int)).encode()
+        )
+    return start + values.astype(">u2" if maximum > 255 else np.uint8).tobytes()
+
+
+def pnms() -> list[GridFile]:
+    family, files, marks = "PNM", [], numbers("bool")
+
+    def add(name: str, data: bytes, values: np.ndarray, extension: str) -> None:
+        tolerance = int(values.dtype == np.uint16 or "maximum 100" in name)  # halves may be rounded up or down
+        files.append(read(family, name, data, to_bgr(values), tolerance=tolerance, extension=extension))
+
+    for kind in (1, 4):
+        add(f"P{kind}", pnm(marks, kind, 1), marks, ".pbm")
+        add(f"P{kind}, a comment", pnm(marks, kind, 1, "# made by a program\n"), marks, ".pbm")
+    dense = b"P1\n%d %d\n" % marks.shape[::-1] + b"".join(
+        (48 + ~row).astype(np.uint8).tobytes() + b"\n" for row in marks
+    )
+    add("P1 without blanks", dense, marks, ".pbm")
+    for kind, maximum in itertools.product((2, 3, 5, 6), (1, 3, 15, 100, 254, 255, 256, 1023, 4095, 40000, 65535)):
+        values = blobs(kind, 3 if kind in (3, 6) else 1) * maximum
+        values = values.round().astype(np.uint8 if maximum <= 255 else np.uint16)
+        shown = np.floor(values * (255 / maximum) + 0.5).astype(np.uint8) if maximum < 255 else values
+        extension = ".ppm" if kind in (3, 6) else ".pgm"
+        add(f"P{kind}, maximum {maximum}", pnm(values, kind, maximum), shown, extension)
+        data = pnm(values, kind, maximum, "# made by a program\n")
+        add(f"P{kind}, maximum {maximum}, a comment", data, shown, extension)
+    gray, color = numbers("uint8"), numbers("uint8", 3)
+    for extension, values in ((".pgm", gray), (".ppm", color), (".pnm", color), (".pgm", numbers("uint16"))):
+        add(f"OpenCV {extension} {values.dtype}", by_opencv(extension, values), values, extension)
+    for name, image, shown in (
+        ("1", Image.fromarray(marks), marks),
+        ("L", Image.fromarray(gray), gray),
+        ("RGB", Image.fromarray(color), color),
+        ("I;16", Image.fromarray(numbers("uint16")), numbers("uint16")),
+    ):
+        add(f"Pillow {name}", saved(image, "PPM"), shown, ".pnm")
+    for name, data in (
+        ("maximum 0", pnm(gray, 5, 0)),
+        ("maximum 70000", pnm(gray, 5, 70000)),
+        ("CMYK", b"P0CMYK\n4 2\n255\n" + bytes(32)),
+        ("RGBA of Pillow", b"PyRGBA\n4 2\n255\n" + bytes(32)),
+        ("floats", b"Pf\n4 2\n-1.0\n" + bytes(32)),
+        ("PAM", b"P7\nWIDTH 4\nHEIGHT 2\nDEPTH 1\nMAXVAL 255\nTUPLTYPE GRAYSCALE\nENDHDR\n" + bytes(8)),
+        ("a number above the maximum", pnm(gray, 2, 15)),
+    ):
+        files.append(refuse(family, name, data, NOT_READABLE + "|CMYK.*made for print", extension=".pnm"))
+    whole = {f"P{kind}": pnm(color if kind == 6 else gray, kind, 255) for kind in (5, 6)}
+    whole |= {"P4": pnm(marks, 4, 1), "P5, maximum 15": pnm(small_numbers(4), 5, 15)}
+    return files + cut_files(family, ".pnm", whole)
+
+
 def foreign_formats() -> list[GridFile]:
     """Files of formats that are not supported."""
     family, files = "other formats", []
@@ -495,12 +557,11 @@ def foreign_formats() -> list[GridFile]:
     image = Image.fromarray(color)
     contents = {
         f"{format} by Pillow": saved(image, format)
-        for format in ("PPM", "PCX", "TGA", "ICO", "SGI", "DDS", "IM", "PDF", "EPS", "AVIF", "ICNS", "QOI")
+        for format in ("PCX", "TGA", "ICO", "SGI", "DDS", "IM", "PDF", "EPS", "AVIF", "ICNS", "QOI")
     }
-    for extension in (".pbm", ".pgm", ".ppm", ".pfm", ".hdr", ".pic", ".sr", ".ras", ".exr", ".avif"):
+    for extension in (".pfm", ".hdr", ".pic", ".sr", ".ras", ".exr", ".avif"):
         try:
-            values = color if extension not in (".pbm", ".pgm") else gray
-            values = values.astype(np.float32) if extension in (".pfm", ".hdr", ".exr") else values
+            values = color.astype(np.float32) if extension in (".pfm", ".hdr", ".exr") else color
             contents[f"{extension} by OpenCV"] = by_opencv(extension, values)
         except cv2.error:
             continue
@@ -527,4 +588,4 @@ def foreign_formats() -> list[GridFile]:
 @functools.cache
 def all_formats() -> list[GridFile]:
     """Return all files of this module."""
-    return [*pngs(), *jpegs(), *bmps(), *other_formats(), *foreign_formats()]
+    return [*pngs(), *jpegs(), *bmps(), *other_formats(), *pnms(), *foreign_formats()]

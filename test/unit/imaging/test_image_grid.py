@@ -17,7 +17,7 @@ from runtime.errors import InputError
 FILES = [*all_formats(), *all_tiffs(), *all_stacks()]
 # how many of these files are read at least; whoever changes the reader sees here if it reads fewer
 LEAST_READ = {
-    **{"PNG": 115, "JPEG": 70, "BMP": 55, "WebP": 14, "GIF": 13, "JPEG 2000": 12, "other formats": 0},
+    **{"PNG": 115, "JPEG": 70, "BMP": 55, "WebP": 14, "GIF": 13, "JPEG 2000": 12, "PNM": 100, "other formats": 0},
     **{"TIFF, kinds of number": 80, "TIFF, packed bits": 50, "TIFF, compressions": 380, "TIFF, 1 bit": 16},
     **{"TIFF, JPEG and other lossy compressions": 50, "TIFF, photometric interpretations": 14, "TIFF, palettes": 43},
     **{"TIFF, extra samples": 120, "TIFF, orientation tag": 35, "TIFF, written by OpenCV and Pillow": 100},
