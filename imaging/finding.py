@@ -2,7 +2,10 @@
 
 import glob
 import os
+import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +26,8 @@ class Source(NamedTuple):
 def find_images(inputs: list[str]) -> list[Path]:
     """Return the image files that `--input` names: files, folders and globs. Print how many others were not used.
 
-    A folder without images of its own is searched recursively, without its `masks` folders (Kaggle's raw layout).
-    Hidden files and what macOS adds are passed over.
+    If a folder holds no images itself, its subfolders are searched, except in folders called `masks` (Kaggle's raw
+    layout). Hidden files and what macOS adds are passed over.
     Raises InputError if an input names no image.
     """
     found, unused = [], set()
@@ -38,7 +41,7 @@ def find_images(inputs: list[str]) -> list[Path]:
         else:
             matches = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
         if not matches:
-            foreign = f"; {_describe(others)}; convert them" if path.is_dir() and others else ""
+            foreign = f"; {_describe(others)}; export them as TIFF" if path.is_dir() and others else ""
             raise InputError(f"--input {text}: no image there ({', '.join(IMAGE_EXTENSIONS)}){foreign}")
         found += sorted(matches)
     found = list(dict.fromkeys(found))
@@ -48,31 +51,38 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 
 def list_pages(paths: list[Path]) -> list[Source]:
-    """Return each page of each file. The pages of a file of several are named <name>_p0001, <name>_p0002, …"""
-    sources = []
-    for name, path in zip(unique_names(paths), paths):
-        try:
-            pages = count_pages(path, path)
-        except InputError:  # reading it reports the reason
-            pages = 1
-        sources += (
-            [Source(f"{name}_p{page + 1:04d}", path, page) for page in range(pages)]
-            if pages > 1
-            else [Source(name, path, None)]
-        )
+    """Return each page of each file, with different names, also for file systems that ignore the case of letters.
+
+    A file's name is its stem, with its folder's name or a number if that is taken. If the file holds several pages,
+    they are named <name>_p0001, <name>_p0002, …
+    """
+    sources, taken = [], set()
+    for path in paths:
+        pages = _page_numbers(path)
+        endings = ["" if page is None else f"_p{page + 1:04d}" for page in pages]
+        for name in _candidate_names(path):
+            chosen = [name + ending for ending in endings]
+            keys = {unicodedata.normalize("NFC", text).casefold() for text in chosen}
+            if taken.isdisjoint(keys):
+                break
+        taken |= keys
+        sources += [Source(text, path, page) for text, page in zip(chosen, pages)]
     return sources
 
 
-def unique_names(paths: list[Path]) -> list[str]:
-    """Return a file name for each image's pictures: its stem, with its folder's name or a number if that is taken."""
-    chosen, taken = [], set()
-    for path in paths:
-        stem = names.safe_name(path.stem)
-        candidates = [stem, names.safe_name(f"{path.resolve().parent.name}_{path.stem}")]
-        candidates += [f"{stem}_{number}" for number in range(2, len(paths) + 2)]
-        chosen.append(next(name for name in candidates if name not in taken))
-        taken.add(chosen[-1])
-    return chosen
+def _page_numbers(path: Path) -> list[int | None]:
+    try:
+        pages = count_pages(path, path)
+    except InputError:  # reading it reports the reason
+        pages = 1
+    return list(range(pages)) if pages > 1 else [None]
+
+
+def _candidate_names(path: Path) -> Iterator[str]:
+    stem = names.safe_name(path.stem)
+    yield stem
+    yield names.safe_name(f"{path.resolve().parent.name}_{path.stem}")
+    yield from (f"{stem}_{number}" for number in count(2))
 
 
 def _search_folder(folder: Path) -> tuple[list[Path], set[Path]]:

@@ -1,6 +1,5 @@
 """Files beside those that are used: which are left out, and why a file that is looked for is not found."""
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from imaging.prepared import PreparedFolder
 from imaging.reader import FOREIGN_EXTENSIONS, IMAGE_EXTENSIONS
 from runtime import names
 
+HARNESS_WORDS = ("FPS", "AVG", "Epoch:", "Test")  # harnesses search the log of a run for them
 MIN_SUFFIX_SHARE = 0.5  # of the images whose masks carry the same suffix, so that it is a habit and no accident
 
 
@@ -18,32 +18,30 @@ def looks_like_image(path: Path) -> bool:
 
 
 def find_unused(folder: PreparedFolder, ids: list[str], classes: list[int]) -> dict[str, list[str]]:
-    """Return the names of the image files of a prepared folder that are not used, by reason; a reason is a plural."""
+    """Return the names of the image files of a prepared folder that are not used, by reason."""
     unused, known = defaultdict(list), set(ids)
     for place in sorted(folder.images.iterdir()):
         if place.is_dir():
             deeper = [path for path in place.rglob("*") if looks_like_image(path)]
-            unused[f"images in subfolders of {folder.images}"] += [str(p.relative_to(folder.images)) for p in deeper]
+            unused["images in subfolders of images/"] += [str(p.relative_to(folder.images)) for p in deeper]
         elif looks_like_image(place) and not place.name.endswith(folder.img_ext):
-            unused[f"files in {folder.images} that end in {place.suffix}"].append(place.name)
-    for masks in (folder.masks(k) for k in classes):
-        for path in filter(looks_like_image, sorted(masks.iterdir())):
+            unused[f"files in images/ that end in {place.suffix}"].append(place.name)
+    for k in classes:
+        for path in filter(looks_like_image, sorted(folder.masks(k).iterdir())):
             if not path.name.endswith(folder.mask_ext):
-                unused[f"files in {masks} that end in {path.suffix}"].append(path.name)
+                unused[f"files in masks/{k}/ that end in {path.suffix}"].append(path.name)
             elif path.name[: -len(folder.mask_ext)] not in known:
-                unused[f"masks in {masks} without an image"].append(path.name)
+                unused[f"masks in masks/{k}/ without an image"].append(path.name)
     return {reason: found for reason, found in unused.items() if found}
 
 
 def describe_unused(unused: dict[str, list[str]]) -> str:
-    """Return one line about what is not used: how many of each kind, and the name of one."""
+    """Return one line about what is not used, by reason: how many, and the name of one."""
     parts = []
     for reason, found in unused.items():
-        if len(found) == 1:
-            one = re.sub(r"^(\w+)s\b", r"\1", reason).replace("that end in", "that ends in")
-            parts.append(f"1 {one}: {names.printable(found[0])}")
-        else:
-            parts.append(f"{len(found)} {reason}, such as {names.printable(found[0])}")
+        example = next((name for name in found if not any(word in name for word in HARNESS_WORDS)), None)
+        start = ": " if len(found) == 1 else ", such as "
+        parts.append(f"{reason} ({len(found)})" + (start + names.printable(example) if example else ""))
     return f"not used: {'; '.join(parts)}"
 
 
@@ -62,11 +60,15 @@ def explain_missing_masks(folder: PreparedFolder, ids: list[str], classes: list[
 
 
 def other_spelling(path: Path) -> str:
-    """Say which file beside `path` has the same name but for its extension or the composition of its letters."""
+    """Say which file beside `path` has its name, but another extension or other code points for the same letters."""
     wanted = unicodedata.normalize("NFC", path.stem)
     for other in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
         if unicodedata.normalize("NFC", other.stem) == wanted and looks_like_image(other) and other.name != path.name:
             if other.stem != path.stem:
-                return f"{other.name} has the same name in other Unicode code points, as macOS writes them; rename it"
-            return f"{other.name} has another extension: convert it, or rename it if it only is spelled differently"
+                form = "composed (NFC)" if other.stem == wanted else "decomposed (NFD)"
+                return (
+                    f"{other.name} has the same name, but in {form} letters; write all names in one form, for example "
+                    "with `convmv -f utf8 -t utf8 --nfc --notest -r DIR`"
+                )
+            return f"{other.name} has another extension: convert it, or rename it if only the letter case differs"
     return ""

@@ -11,7 +11,8 @@ from helpers.script_flags import PARSERS, script_flags
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [*ROOT.glob("*.py"), *(ROOT / "runtime").glob("*.py"), *(ROOT / "imaging").rglob("*.py")]
 SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text("utf-8")) for path in FILES}
-OTHER_PROGRAMS = {"--shm-size": "container"}  # a flag of Docker, and a word of each message that names it
+# flags of other programs, and a word of each message that names them
+OTHER_PROGRAMS = {"--shm-size": "container", "--nfc": "convmv", "--notest": "convmv"}
 LOADING = {"train.py", "val.py", "demo.py"}
 # Definitions that the search below takes for part of more commands than can show their messages.
 ONLY_FOR = {

@@ -248,7 +248,7 @@ def test_the_zip_of_the_competition(tmp_path, method, workers, monkeypatch, caps
     prepare("--input", raw, "--output", tmp_path / "expected", "--workers", 1)
     prepare("--input", source, "--output", tmp_path / "out", "--workers", workers)
     assert contents(tmp_path / "out") == contents(tmp_path / "expected") and len(contents(tmp_path / "out")) == 24
-    assert "not used: 1 file that ends in .zip: stage1_test.zip\n" in capsys.readouterr().out
+    assert "not used: files that end in .zip (1): stage1_test.zip\n" in capsys.readouterr().out
     assert not list((tmp_path / "temporary").iterdir())
 
 
@@ -277,7 +277,9 @@ def test_loose_images_are_used_and_inner_zips_are_not(tmp_path, inner):
 def test_a_zip_in_the_inner_zip_is_not_opened(tmp_path, inner):
     nested = wrap(tmp_path / "nested.zip", {"stage1_train.zip": inner}).read_bytes()
     path = wrap(tmp_path / "x.zip", {"stage1_train.zip": nested})
-    with pytest.raises(InputError, match=r"masks/<id>\.png \(not used: 1 file that ends in \.zip: stage1_train\.zip\)"):
+    with pytest.raises(
+        InputError, match=r"masks/<id>\.png \(not used: files that end in \.zip \(1\): stage1_train\.zip\)"
+    ):
         RawSet(path)
 
 

@@ -82,7 +82,7 @@ def test_two_mask_files_of_an_image(tmp_path):
         (source / "masks" / copy).write_bytes((source / "masks/img1.png").read_bytes())
     result = run("preprocess_dsb2018.py", "--input", source, "--output", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stdout
-    assert "not used: 2 ids with several mask files, such as img1\n" in result.stdout
+    assert "not used: ids with several mask files (2), such as img1\n" in result.stdout
     assert "skipped, 2 mask files, but there must be one: 2\n" in result.stdout
     assert "  img1 (masks/img1.png, masks/img1.tif): 2 mask files, but there must be one\n" in result.stdout
     assert "  img2 (masks/img2.png, masks/img2_mask.png): 2 mask files, but there must be one\n" in result.stdout
@@ -160,9 +160,9 @@ def test_what_is_not_used_is_named():
         "ids with several images": ["e"],
     }
     assert describe_unused(found.unused) == (
-        "not used: 2 files that end in .czi, such as x.czi; 1 file that ends in .nd2: b/z.Nd2; "
-        "3 images outside of <id>/images and <id>/masks, such as loose.JPG; 1 id without an image: d; "
-        "1 id without masks: c; 1 id with several images: e"
+        "not used: files that end in .czi (2), such as x.czi; files that end in .nd2 (1): b/z.Nd2; "
+        "images outside of <id>/images and <id>/masks (3), such as loose.JPG; ids without an image (1): d; "
+        "ids without masks (1): c; ids with several images (1): e"
     )
 
 
@@ -195,8 +195,8 @@ def test_the_command_prints_one_line_about_what_is_not_used(tmp_path):
         assert result.returncode == 0, result.stdout
         (line,) = re.findall("^not used: .*", result.stdout, re.MULTILINE)
         assert line == (
-            "not used: 2 images outside of <id>/images and <id>/masks, such as loose.png; 1 file that ends in .czi: "
-            "x.czi; 1 id without masks: c"
+            "not used: images outside of <id>/images and <id>/masks (2), such as loose.png; files that end in .czi "
+            "(1): x.czi; ids without masks (1): c"
         )
         assert "\x1b" not in result.stdout
 
@@ -205,6 +205,6 @@ def test_a_folder_of_foreign_files_is_refused_with_their_number(tmp_path):
     for name in ("a.czi", "b.czi"):
         (tmp_path / name).touch()
     with pytest.raises(
-        InputError, match=r"in there, nor images/<id>\.png .* \(not used: 2 files that end in \.czi, such"
+        InputError, match=r"in there, nor images/<id>\.png .* \(not used: files that end in \.czi \(2\), such"
     ):
         RawSet(tmp_path)
