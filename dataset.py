@@ -19,7 +19,7 @@ from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.prepared import PreparedFolder
 from runtime.errors import InputError
-from runtime.loader_worker import errors_name, num_workers_that_fit, start_loader_worker
+from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, start_loader_worker
 
 Key = int | tuple[int, int]  # of a sample: (epoch, index), or index alone for epoch 0
 # images (N, 3, H, W) and masks (N, num_classes, H, W), or None if no sample could be read, and facts about them
@@ -36,7 +36,10 @@ def split_ids(ids: list[str], inner: bool = False) -> tuple[list[str], list[str]
     """
     if len(ids) < (needed := 3 if inner else 2):
         what = "the inner split (train.py --inner_split)" if inner else "the split"
-        raise InputError(f"{what} needs at least {needed} images, but the data set has {len(ids)}; add some")
+        raise InputError(
+            f"{what} needs at least {needed} images, but the data set has {len(ids)}; add some, or score all of them "
+            "with val.py --all"
+        )
     train, val = train_test_split(sorted(ids), test_size=0.2, random_state=41)
     return split_ids(train) if inner else (train, val)
 
@@ -87,7 +90,7 @@ class NucleiDataset(Dataset):
                 unreadable.append(reason)
             if arrays is None:
                 continue
-            with errors_name(self.folder.image_path(img_id)):
+            with add_path_to_errors(self.folder.image_path(img_id)):
                 image, mask = self.pipeline.augment(*arrays, *augment.random_generators(self.seed, epoch, index))
                 if images is None:
                     images = _new_batch(len(keys), 3, *image.shape[:2])

@@ -56,7 +56,7 @@ def report_errors(debug: bool = False):
         print("[Stopped] by Ctrl-C", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        text = _sentence(error)
+        text = _sentence(error, debug)
         if text is None:
             raise
         if isinstance(error, InputError) and os.environ.get("RANK", "0") != "0":
@@ -67,11 +67,12 @@ def report_errors(debug: bool = False):
         sys.exit("[Error] " + "\n  ".join(names.printable(line, 2000) for line in text.split("\n  ")))
 
 
-def _sentence(error: Exception) -> str | None:
-    """Return what an error tells the user; None if it is a fault of the program."""
+def _sentence(error: Exception, debug: bool = False) -> str | None:
+    """Return what an error tells the user; None if it is a fault of the program. debug: was --debug given?"""
     text = str(error)
+    # a quote may precede `Caught`, because Python prints the text of a KeyError in quotes
     if re.match(r"'?Caught \w+ in DataLoader worker|DataLoader worker \(pid.*\) (is killed|exited)", text):
-        return _loader_sentence(text)
+        return _loader_sentence(text, debug)
     if isinstance(error, InputError):
         return text
     if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_ERRORS):
@@ -79,18 +80,18 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def _loader_sentence(text: str) -> str:
+def _loader_sentence(text: str, debug: bool) -> str:
     """Return what the error of a data loading process tells the user.
 
     text: as torch raises it in the training process. It ends with the traceback of the data loading process, unless
-    that process was killed.
+    that process was killed. debug: was --debug given? If not, the sentence recommends it.
     """
     if killed := re.match(r"DataLoader worker \(pid\S* (\d+).*?\) (?:is killed by signal: ([\w ]+)|exited)", text):
         if killed[2] == "Bus error":  # the system cannot provide a page of shared memory
             return SMALL_SHARED_MEMORY
         return (
-            f"data loading process {killed[1]} was killed ({killed[2] or 'reason unknown'}), perhaps by the system for "
-            "want of memory; lower --num_workers, or --batch_size (train.py: go on with --resume auto)"
+            f"data loading process {killed[1]} was killed ({killed[2] or 'reason unknown'}), perhaps by the system "
+            "because memory ran out; lower --num_workers, or --batch_size (train.py: go on with --resume auto)"
         )
     kind = re.search(r"Caught (\w+)", text)[1]
     starts = [found.end() for found in re.finditer(rf"^(?:[\w.]+\.)?{kind}(?:: |$)", text, re.MULTILINE)]
@@ -101,7 +102,8 @@ def _loader_sentence(text: str) -> str:
         return SMALL_SHARED_MEMORY
     # dataset.py raises a RuntimeError that names the image and the type of the original error
     message = " ".join(message.split())
-    return f"a data loading process failed: {message if kind == 'RuntimeError' else f'{kind}: {message}'}; {SEE_DEBUG}"
+    message = message if kind == "RuntimeError" else f"{kind}: {message}"
+    return f"a data loading process failed: {message}" + ("" if debug else f"; {SEE_DEBUG}")
 
 
 def wait_for_torchrun() -> None:

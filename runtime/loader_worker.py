@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch.utils.data import get_worker_info
+
 from runtime.interrupts import SIGNALS
 
 SHARED_MEMORY = "/dev/shm"
@@ -56,11 +58,19 @@ def start_loader_worker(_worker_id: int) -> None:
 
 
 @contextmanager
-def errors_name(path: Path) -> Iterator[None]:
-    """Put the path of an image into the text of any error: of a worker's error, only the text reaches the user."""
+def add_path_to_errors(path: Path) -> Iterator[None]:
+    """Put the path of an image into any error.
+
+    In a data loading process, the error becomes a RuntimeError with the path in its text, because only the text reaches
+    the user. Elsewhere the error stays as it is, and Python prints the path below its traceback.
+    """
     try:
         yield
     except Exception as error:
+        if get_worker_info() is None:
+            if hasattr(error, "add_note"):  # since Python 3.11
+                error.add_note(f"The image is {path}.")
+            raise
         text = " ".join(str(error).split())
         raise RuntimeError(f"{path}: {type(error).__name__}: {text}") from error
 

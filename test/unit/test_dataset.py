@@ -45,9 +45,13 @@ def test_the_split_does_not_depend_on_the_order_of_the_listing() -> None:
 @pytest.mark.parametrize(
     "count, inner, message",
     [
-        (1, False, "^the split needs at least 2 images, but the data set has 1; add some$"),
+        (1, False, "^the split needs at least 2 images, but the data set has 1; add some, or .* val.py --all$"),
         (0, False, "^the split needs at least 2 images, but the data set has 0;"),
-        (2, True, r"^the inner split \(train.py --inner_split\) needs at least 3 images, but .* has 2; add some$"),
+        (
+            2,
+            True,
+            r"^the inner split \(train.py --inner_split\) needs at least 3 images, but .* has 2; .* val.py --all$",
+        ),
         (1, True, r"^the inner split .* needs at least 3 images, but the data set has 1;"),
     ],
 )

@@ -52,8 +52,8 @@ def run_script(body: str, cwd: Path, **environment: str) -> subprocess.Completed
         ),
         (
             "raise RuntimeError('DataLoader worker (pid(s) 12) exited unexpectedly')",
-            "[Error] data loading process 12 was killed (reason unknown), perhaps by the system for want of memory; "
-            "lower --num_workers, or --batch_size (train.py: go on with --resume auto)\n",
+            "[Error] data loading process 12 was killed (reason unknown), perhaps by the system because memory ran "
+            "out; lower --num_workers, or --batch_size (train.py: go on with --resume auto)\n",
         ),
         (
             "raise RuntimeError('DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that')",
@@ -75,6 +75,13 @@ def run_script(body: str, cwd: Path, **environment: str) -> subprocess.Completed
 def test_one_sentence_and_status_1(tmp_path, body, message):
     result = run_script(body, tmp_path)
     assert (result.returncode, result.stderr) == (1, message)
+
+
+def test_debug_is_not_recommended_if_it_was_given(tmp_path):
+    body = "raise OSError('Caught OSError in DataLoader worker process 3.\\nOSError: too many open files')"
+    command = script(body, debug=True)
+    result = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert result.stderr.splitlines()[-1] == "[Error] a data loading process failed: OSError: too many open files"
 
 
 @pytest.mark.parametrize("body", ["raise InputError('x.png: mend it')", "open('gone/file')"])

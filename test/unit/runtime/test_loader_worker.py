@@ -150,14 +150,17 @@ def test_an_error_with_an_image_names_it(tmp_path, workers, error):
     from runtime import errors
 
     data = open_set(write_set(tmp_path, ["a", "b"]), ["a", "b"], augment.A.Compose([Broken(error)]))
-    with pytest.raises(RuntimeError) as raised:
+    with pytest.raises(RuntimeError if workers else type(error)) as raised:
         list(dataset.val_loader(data, 2, workers))
-    text = f"{tmp_path}/images/a.png: {type(error).__name__}: {' '.join(str(error).split())}"
+    path = f"{tmp_path}/images/a.png"
     if workers:
-        sentence = f"a data loading process failed: {text}; --debug shows where"
-        assert errors._sentence(raised.value) == sentence
+        text = f"{path}: {type(error).__name__}: {' '.join(str(error).split())}"
+        sentence = f"a data loading process failed: {text}"
+        assert errors._sentence(raised.value) == f"{sentence}; --debug shows where"
+        assert errors._sentence(raised.value, debug=True) == sentence
     else:  # Python shows the traceback
-        assert str(raised.value) == text and raised.value.__cause__ is error and errors._sentence(raised.value) is None
+        assert raised.value is error and errors._sentence(error) is None
+        assert not hasattr(error, "add_note") or error.__notes__[-1] == f"The image is {path}."
 
 
 @pytest.mark.parametrize("flags", [(), ("--debug",)], ids=["", "debug"])

@@ -418,7 +418,7 @@ def test_a_killed_data_loading_process_is_reported(home, monkeypatch):
     disturb(monkeypatch, {4: kill})
     with pytest.raises(SystemExit) as end, errors.report_errors():
         train_run("--num_workers", "1")
-    assert "was killed" in str(end.value) and "for want of memory; lower --num_workers" in str(end.value)
+    assert "was killed" in str(end.value) and "because memory ran out; lower --num_workers" in str(end.value)
     assert "Killed" in str(end.value)
 
 
