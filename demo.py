@@ -28,7 +28,7 @@ import utils
 from imaging import augment, drawing
 from imaging.finding import Source, find_images, list_pages
 from imaging.reader import read_upright, write_image
-from imaging.survey import Survey
+from imaging.survey import Survey, describe_unreadable
 from runtime import names
 from runtime.background import BackgroundPool, prefetch
 from runtime.distributed import Runtime, init_runtime
@@ -102,27 +102,25 @@ class Gallery:
 
 
 def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[Gallery, int]:
-    """Segment the files of `--input`; returns the gallery and how many files could not be read."""
+    """Segment the files of `--input`; prints why some could not be read, and returns the gallery and their number."""
     sources = list_pages(find_images(args.input))
     # no scores depend on the batch here, and large images need memory
     batch_size = args.batch_size if "batch_size" in args.given else options.FLAGS["batch_size"].default
     transform = augment.val_transform(args.input_h, args.input_w, args.normalization)
-    pending, failed, survey = [], 0, Survey()
+    pending, errors, survey = [], [], Survey()
 
     def read(source: Source) -> tuple[np.ndarray, torch.Tensor, tuple[str, ...]]:
         image, notes = read_upright(source.path, source.page, args.channel)
         return image, augment.to_input(transform(image=image)["image"], args.divide_twice), notes
 
     def batches(found: Iterator[Future]) -> Iterator[torch.Tensor]:
-        nonlocal failed
         batch = []
         progress = tqdm(found, total=len(sources), disable=None, unit="image")
         for source, future in zip(sources, progress):
             try:
                 image, network_input, notes = future.result()
             except InputError as error:
-                failed += 1
-                print(f"[Error] {names.printable(error)}", file=sys.stderr)
+                errors.append((source.path, str(error)))
                 continue
             survey.add(image.shape[:2], notes)
             pending.append((source, image))
@@ -139,15 +137,17 @@ def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[
             for (source, image), probability in zip(pending, probabilities.numpy()):
                 gallery.add(source.name, source.path, image, probability)
             pending.clear()
+    for line in describe_unreadable(errors):
+        print(f"[Error] {line}", file=sys.stderr)
     if gallery.added:
         print(survey.describe(args.input_h, args.input_w))
-    return gallery, failed
+    return gallery, len(errors)
 
 
 def segment_validation(model: nn.Module, args: Namespace, runtime: Runtime) -> Gallery:
     """Segment the validation split, and print its scores."""
     _, data = dataset.open_dataset(Path(args.data_path), model.num_classes, vars(args))
-    print(f"data: {args.data_path}, the {len(data)} images of the validation split")
+    print(f"data: {args.data_path}, validation images: {len(data)}")
     workers = dataset.choose_num_workers(vars(args), model.num_classes)
     loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
     # the pictures have the original size; the loader has the same ids in the same order, without unreadable ones
@@ -172,7 +172,7 @@ def open_checkpoint(args: Namespace, runtime: Runtime) -> nn.Module:
     if not args.input:
         args.data_path = utils.find_data(args.data_path, settings, args.dataset)
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
-    print(f"model: {path}, {checkpoint['epoch']} epochs trained; input {args.input_h}×{args.input_w}")
+    print(f"model: {path}, epochs trained: {checkpoint['epoch']}; input {args.input_h}×{args.input_w}")
     return engine.for_any_size(model, args.tta)
 
 
@@ -207,16 +207,16 @@ def main(args: Namespace) -> None:
     if args.input:
         gallery, failed = segment_files(model, args, runtime)
         if not gallery.added:
-            raise InputError(f"none of the {failed} images could be read")
+            raise InputError("no image could be read; the reasons are above")
         gallery.finish("outlines")
     else:
         gallery = segment_validation(model, args, runtime)
         gallery.finish("outlines; white: truth")
     seconds = time.perf_counter() - start
-    print(f"{gallery.added} images segmented, {gallery.added / seconds:.1f} images/s with reading and writing")
+    print(f"images segmented: {gallery.added}, {gallery.added / seconds:.1f} images/s with reading and writing")
     print(f"pictures: {args.output}; overview: {gallery.folder / 'overview.png'}")
     if failed:
-        raise InputError(f"{failed} of {failed + gallery.added} images could not be read; they are named above")
+        raise InputError(f"{failed} of {failed + gallery.added} images could not be read; the reasons are above")
 
 
 if __name__ == "__main__":

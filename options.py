@@ -191,7 +191,7 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
 def parse_val(argv: list[str] | None = None) -> Flags:
     """Parse the flags of val.py."""
     parser = FlagParser("Evaluate a trained model on the validation split and write its predicted masks.")
-    parser.add_argument("--all", action="store_true", help="score all images of the data, such as an own test set")
+    parser.add_argument("--all", action="store_true", help="score all images of the data, such as your own test set")
     FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/")
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
     _add_recorded(parser)

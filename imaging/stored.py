@@ -49,13 +49,18 @@ def pick_channel(stored: StoredImage, channel: int | None, names: tuple[str, ...
 
     Raises InputError that lists the channels if there is no such channel, or if `channel` is 0 or None.
     """
-    if not channel or channel > len(names):
+    count = len(names)
+    if not channel or channel > count:
+        if count == 1:
+            raise InputError(f"{name}: has one channel, not {channel}; leave out --channel, or pass --channel 0")
         listed = ", ".join(f"{number}: {text}" if text else str(number) for number, text in enumerate(names, 1))
-        problem = f"has {len(names)} channels ({listed})"
+        problem = f"has {count} channels ({listed})"
         if channel is None:
             raise InputError(f"{name}: {problem}; save the right one as a file of its own")
-        raise InputError(f"{name}: {problem}, {f'not {channel}' if channel else 'none is chosen'}; pass --channel N")
-    note = f"channel {channel} of {len(names)} taken"
+        possible = "1 or 2" if count == 2 else f"1 … {count}"
+        chosen = f"not {channel}" if channel else "none is chosen"
+        raise InputError(f"{name}: {problem}, {chosen}; pass --channel {possible}")
+    note = f"channel {channel} of {count} taken"
     return stored._replace(values=stored.values[..., channel - 1], notes=(*stored.notes, note))
 
 

@@ -113,13 +113,24 @@ def test_unreadable_files_are_named_and_the_others_segmented(home):
     (home / "mine").mkdir()
     (home / "mine" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (home / "mine" / "empty.png").write_bytes(b"")
+    for k in range(5):
+        (home / "mine" / f"scan{k}.png").write_bytes(b"no image")
+        (home / f"{k}.czi").write_bytes(b"ZISRAWFILE")
     cv2.imwrite(str(home / "mine" / "good.png"), square(32, 32)[0])
     result = run("demo.py", "--resume", "net.pth.tar", "--input", "mine", "--output", "out", cwd=home)
     assert result.returncode == 1 and "Traceback" not in result.stdout
-    assert "[Error] mine/broken.png: not a readable image" in result.stdout
-    assert "[Error] mine/empty.png: an empty file, of 0 bytes" in result.stdout
-    assert "2 of 3 images could not be read" in result.stdout
+    lines = [line for line in result.stdout.splitlines() if line.startswith("[Error]")]
+    assert lines == [
+        "[Error] 6 files (mine/broken.png, mine/scan0.png, mine/scan1.png, …): not a readable image; replace the file "
+        "or remove it",
+        "[Error] mine/empty.png: an empty file, of 0 bytes; replace the file or remove it",
+        "[Error] 7 of 8 images could not be read; the reasons are above",
+    ]
+    assert "\nimages segmented: 1, " in result.stdout
     assert (home / "out" / "0" / "good_mask.png").exists() and (home / "out" / "overview.png").exists()
+    result = run("demo.py", "--resume", "net.pth.tar", "--input", "[0-1].czi", "2.czi", cwd=home)
+    foreign = "[Error] 3 files (0.czi, 1.czi, 2.czi): .czi files cannot be read; export it as TIFF"
+    assert result.returncode == 1 and foreign in result.stdout
     result = run("demo.py", "--resume", "net.pth.tar", "--input", "nowhere/*.png", cwd=home)
     assert result.returncode == 1 and "[Error] --input nowhere/*.png: no image there" in result.stdout
 

@@ -83,7 +83,7 @@ def test_each_layout_of_a_picture_gives_the_same_mask(bright, capsys):
         dict.fromkeys(found.keys() - {"twin"}, 1), abs=0.03
     )
     out = capsys.readouterr().out
-    assert "images: 13, of 128×96 (13); 0 are resized to 128×96" in out
+    assert "images: 13, of 128×96 (13); resized to 128×96: 0" in out
     assert "white is zero, inverted (3)" in out and "int16 stretched to 8 bits (1)" in out
 
 
@@ -94,12 +94,20 @@ def test_a_channel_is_chosen_by_its_number(bright, capsys):
     tifffile.imwrite(
         "mine/cell.ome.tif", np.stack([dark, counts]), metadata={"axes": "CYX", "Channel": {"Name": ["GFP", "DAPI"]}}
     )
-    with pytest.raises(InputError, match="none of the 1 images"):
-        segment("--input", "mine", "--output", "out")
-    assert (
-        "[Error] mine/cell.ome.tif: has 2 channels (1: GFP, 2: DAPI), none is chosen; pass --channel N"
-        in capsys.readouterr().err
-    )
+    write(Path("gray/cell.png"), eight_bits(counts))
+    channels = "[Error] mine/cell.ome.tif: has 2 channels (1: GFP, 2: DAPI)"
+    for flags, sentence in (
+        (["--input", "mine"], f"{channels}, none is chosen; pass --channel 1 or 2\n"),
+        (["--input", "mine", "--channel", "3"], f"{channels}, not 3; pass --channel 1 or 2\n"),
+        (
+            ["--input", "gray", "--channel", "2"],
+            "[Error] gray/cell.png: has one channel, not 2; leave out --channel, or pass --channel 0\n",
+        ),
+    ):
+        with pytest.raises(InputError, match=r"^no image could be read; the reasons are above$"):
+            segment(*flags, "--output", "out")
+        assert sentence in capsys.readouterr().err
+    segment("--input", "gray", "--output", "out", "--channel", "0")
     segment("--input", "mine", "--output", "out", "--channel", "2")
     assert pd.read_csv("out/nuclei.csv").nuclei.tolist() == [12]
 
@@ -304,9 +312,9 @@ def test_files_that_are_not_used_are_counted(bright, capsys):
     score("--data_path", "own", "--all")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "not used" in line]
     assert line == (
-        "warning: not used: 1 image in subfolders of own/images: deep/x.png; 1 file in own/images that ends in .PNG: "
-        "p5.PNG; 1 file in own/images that ends in .czi: scan.czi; 2 masks in own/masks/0 without an image, "
-        "such as old.png"
+        "warning: not used: images in subfolders of images/ (1): deep/x.png; files in images/ that end in .PNG (1): "
+        "p5.PNG; files in images/ that end in .czi (1): scan.czi; masks in masks/0/ without an image (2), such as "
+        "old.png"
     )
 
 
@@ -327,5 +335,10 @@ def test_other_spellings_of_a_name_are_explained(bright):
     os.rename("own/masks/0/p1.png", "own/masks/0/p1.PNG")
     with pytest.raises(InputError) as error:
         score("--data_path", "own", "--all")
-    assert "the same name in other Unicode code points" in str(error.value)
-    assert "p1.PNG has another extension" in str(error.value)
+    assert "cafe\u0301.png has the same name, but in decomposed (NFD) letters; write all names" in str(error.value)
+    assert "`convmv -f utf8 -t utf8 --nfc --notest -r DIR`" in str(error.value)
+    assert "p1.PNG has another extension" in str(error.value) and "only the letter case differs" in str(error.value)
+    os.rename("own/images/caf\u00e9.png", "own/images/cafe\u0301.png")
+    os.rename("own/masks/0/cafe\u0301.png", "own/masks/0/caf\u00e9.png")
+    with pytest.raises(InputError, match="but in composed \\(NFC\\) letters"):
+        score("--data_path", "own", "--all")
