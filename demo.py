@@ -147,7 +147,7 @@ def segment_files(model: nn.Module, args: Namespace, runtime: Runtime) -> tuple[
 def segment_validation(model: nn.Module, args: Namespace, runtime: Runtime) -> Gallery:
     """Segment the validation split, and print its scores."""
     _, data = dataset.open_dataset(Path(args.data_path), model.num_classes, vars(args))
-    print(f"data: {args.data_path}, validation images: {len(data)}")
+    print(f"data: {args.data_path}, the {names.counted(len(data), 'image')} of the validation split")
     workers = dataset.choose_num_workers(vars(args), model.num_classes)
     loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
     # the pictures have the original size; the loader has the same ids in the same order, without unreadable ones
@@ -172,7 +172,7 @@ def open_checkpoint(args: Namespace, runtime: Runtime) -> nn.Module:
     if not args.input:
         args.data_path = utils.find_data(args.data_path, settings, args.dataset)
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
-    print(f"model: {path}, epochs trained: {checkpoint['epoch']}; input {args.input_h}×{args.input_w}")
+    print(f"model: {path}, {names.counted(checkpoint['epoch'], 'epoch')} trained; input {args.input_h}×{args.input_w}")
     return engine.for_any_size(model, args.tta)
 
 
@@ -213,7 +213,8 @@ def main(args: Namespace) -> None:
         gallery = segment_validation(model, args, runtime)
         gallery.finish("outlines; white: truth")
     seconds = time.perf_counter() - start
-    print(f"images segmented: {gallery.added}, {gallery.added / seconds:.1f} images/s with reading and writing")
+    segmented = names.counted(gallery.added, "image")
+    print(f"{segmented} segmented, {gallery.added / seconds:.1f} images/s with reading and writing")
     print(f"pictures: {args.output}; overview: {gallery.folder / 'overview.png'}")
     if failed:
         raise InputError(f"{failed} of {failed + gallery.added} images could not be read; the reasons are above")

@@ -94,7 +94,7 @@ def open_data(args: Namespace, path: Path, num_classes: int, settings: Mapping) 
     if len(PreparedFolder(path, args.img_ext, args.mask_ext).list_ids()) == 1:
         raise InputError(f"{path}: a single image cannot be split; pass --all to score it")
     _, data = dataset.open_dataset(path, num_classes, vars(args))
-    print(f"data: {path}, images to validate: {len(data)}")
+    print(f"data: {path}, {names.counted(len(data), 'image')} to validate")
     return data
 
 
@@ -104,7 +104,7 @@ def main(args: Namespace) -> None:
     path = utils.find_model(args.name)
     model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
     settings = recorded_settings(checkpoint, path, options.ANY_SIZE_FLAGS)
-    print(f"model: {path}, epochs trained: {checkpoint['epoch']}")
+    print(f"model: {path}, {names.counted(checkpoint['epoch'], 'epoch')} trained")
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
     model = engine.for_any_size(model, args.tta)
     data_path = utils.find_data(args.data_path, settings)

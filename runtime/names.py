@@ -34,6 +34,11 @@ def printable(text: object, max_length: int = 300) -> str:
     return line if len(line) <= max_length else f"{line[: max_length // 2]} … {line[-max_length // 2 :]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def printable_path(path: object) -> str:
     """Return a path as text for a table: as it is, but with escapes for unprintable characters."""
     return printable(path, 2**16)

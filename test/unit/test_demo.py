@@ -126,7 +126,7 @@ def test_unreadable_files_are_named_and_the_others_segmented(home):
         "[Error] mine/empty.png: an empty file, of 0 bytes; replace the file or remove it",
         "[Error] 7 of 8 images could not be read; the reasons are above",
     ]
-    assert "\nimages segmented: 1, " in result.stdout
+    assert "\n1 image segmented, " in result.stdout
     assert (home / "out" / "0" / "good_mask.png").exists() and (home / "out" / "overview.png").exists()
     result = run("demo.py", "--resume", "net.pth.tar", "--input", "[0-1].czi", "2.czi", cwd=home)
     foreign = "[Error] 3 files (0.czi, 1.czi, 2.czi): .czi files cannot be read; export it as TIFF"
