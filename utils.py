@@ -196,7 +196,10 @@ def find_data(data_path: str | None, settings: Mapping, dataset: str | None = No
     if isinstance(recorded, str) and Path(recorded).is_dir():
         return Path(recorded)
     if isinstance(recorded, str) and Path(recorded).name != fallback.name:
-        raise InputError(f"{recorded}: the data that the model was trained on are gone; give the path of the data")
+        raise InputError(
+            f"{recorded}: the data that the model was trained on are gone; give their path "
+            "(val.py --data_path DIR, demo.py --data_path DIR, train.py DIR)"
+        )
     return fallback
 
 
