@@ -7,7 +7,7 @@ from pathlib import Path
 from imaging.reader import IMAGE_EXTENSIONS
 
 
-def is_passed_over(name: str) -> bool:
+def is_hidden_or_macos(name: str) -> bool:
     """Is this the name of a hidden file or folder, or of the folder that macOS adds to zips?"""
     return name.startswith(".") or name == "__MACOSX"
 
@@ -48,7 +48,7 @@ def list_folder(root: Path, unused: dict[str, list[str]]) -> list[str]:
 def _scan(path: str, real: str, unused: dict[str, list[str]]) -> list[os.DirEntry]:
     try:
         with os.scandir(real) as entries:
-            return sorted((e for e in entries if not is_passed_over(e.name)), key=lambda entry: entry.name)
+            return sorted((e for e in entries if not is_hidden_or_macos(e.name)), key=lambda entry: entry.name)
     except OSError as error:
         unused.setdefault(f"folders that cannot be opened ({error.strerror})", []).append(path or real)
         return []

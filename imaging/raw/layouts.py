@@ -6,7 +6,8 @@ import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
-from imaging.raw.folder import is_passed_over
+from imaging.listing import MIN_SUFFIX_SHARE
+from imaging.raw.folder import is_hidden_or_macos
 from imaging.reader import FOREIGN_EXTENSIONS, IMAGE_EXTENSIONS
 from runtime.errors import InputError
 
@@ -34,7 +35,7 @@ def sort_files(files: dict[str, str], source: object) -> Layout:
     files: names by path with slashes.
     Raises InputError naming `source` if a set in the paired layout has several classes.
     """
-    visible = [path for path in files if not any(map(is_passed_over, path.split("/")))]
+    visible = [path for path in files if not any(map(is_hidden_or_macos, path.split("/")))]
     placed = [match for path in visible if path.lower().endswith(IMAGE_EXTENSIONS) and (match := FILE.fullmatch(path))]
     base = _paired_base(placed)
     if base is None:
@@ -79,11 +80,47 @@ def _check_one_class(used: list[re.Match], source: object) -> None:
 
 
 def _paired_ids(used: list[re.Match]) -> list[str]:
-    """Return the id of each file: the name of an image, without its extension."""
+    """Return the id of each file: the name of its image without extension.
+
+    If no mask fits the names of the images, a suffix that all images share, such as `_img`, is no part of the id.
+    """
     # macOS may write é as two characters, e and an accent
     stems = [unicodedata.normalize("NFC", match["file"].rpartition(".")[0]) for match in used]
-    images = {stem for stem, match in zip(stems, used) if match["folder"] == "images"}
-    return [stem if stem in images else MASK_SUFFIX.sub("", stem) for stem in stems]
+    is_image = [match["folder"] == "images" for match in used]
+    images = {stem for stem, image in zip(stems, is_image) if image}
+    masks = {stem for stem, image in zip(stems, is_image) if not image}
+    for suffix in ("", _image_suffix(images)):
+        ids = {stem.removesuffix(suffix) for stem in images}
+        mask_ids = _mask_ids(masks, ids)
+        if not ids.isdisjoint(mask_ids.values()):
+            break
+    return [stem.removesuffix(suffix) if image else mask_ids[stem] for stem, image in zip(stems, is_image)]
+
+
+def _image_suffix(images: set[str]) -> str:
+    """Return the suffix that all images share, from a separator on; "" if there is none."""
+    found = re.search(r"[ ._-].*", posixpath.commonprefix([stem[::-1] for stem in images])[::-1], re.DOTALL)
+    return found[0] if found and found[0] not in images else ""
+
+
+def _mask_ids(masks: set[str], ids: set[str]) -> dict[str, str]:
+    """Return the id of each mask: its name without the suffix that most masks share, or without MASK_SUFFIX."""
+    endings = Counter(
+        stem[end:]
+        for stem in masks - ids
+        for end in range(1, len(stem))
+        if stem[:end] in ids and not stem[end].isdigit()  # a10 is no mask of a1
+    )
+    common, count = endings.most_common(1)[0] if endings else ("", 0)
+    if count <= MIN_SUFFIX_SHARE * len(ids):
+        common = ""
+
+    def find_id(stem: str) -> str:
+        if stem in ids:
+            return stem
+        return stem.removesuffix(common) if common and stem.endswith(common) else MASK_SUFFIX.sub("", stem)
+
+    return {stem: find_id(stem) for stem in masks}
 
 
 def _unused_files(files: dict[str, str], visible: list[str], used: set[str], is_paired: bool) -> dict[str, list[str]]:

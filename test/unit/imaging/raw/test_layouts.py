@@ -39,6 +39,7 @@ def write_pairs(folder: Path, masks: str = "masks/{}.png", count: int = 4) -> Pa
     [
         *("masks/{}.png", "masks/0/{}.png", "masks/{}.tif", "masks/{}.BMP", "masks/{}_mask.png", "masks/{}_masks.tif"),
         *("masks/0/{}_label.png", "masks/{}-mask.png", "masks/{}_Mask.PNG", "masks/{}-labels.TIFF"),
+        *("masks/{}_cp_masks.png", "masks/{}.labels.tif", "masks/0/{} (segmented).png"),
     ],
 )
 def test_one_mask_file_per_image(tmp_path, masks, capsys):
@@ -111,6 +112,26 @@ def test_names_are_matched_in_both_forms_of_unicode_and_any_case_of_the_extensio
 def test_a_suffix_that_belongs_to_the_name_of_an_image():
     found = layout("images/a.png", "images/a_mask.png", "masks/a.png", "masks/a_mask.png")
     assert found.masks == {"a": ["masks/a.png"], "a_mask": ["masks/a_mask.png"]}
+
+
+@pytest.mark.parametrize(
+    "images, masks, ids",
+    [
+        (["a_img", "b_img"], ["a_mask", "b_mask"], "ab"),
+        (["a_img", "b_img"], ["a_cp_masks", "b_cp_masks", "c_cp_masks"], "abc"),
+        (["a_img", "b_img"], ["a", "b"], "ab"),
+        (["a_img"], ["a_mask"], "a"),
+        (["a.ome", "b.ome"], ["a_mask", "b_mask"], "ab"),
+        (["a_1", "b_1"], ["a_1", "b_1_mask"], ["a_1", "b_1"]),
+        (["a", "b", "c"], ["a_x", "b_x", "c_mask"], "abc"),
+        (["a", "b", "c"], ["a_x", "b_y", "c_mask"], ["a", "a_x", "b", "b_y", "c"]),
+        (["a1", "a2"], ["a10", "a20"], ["a1", "a10", "a2", "a20"]),
+        (["a", "ab"], ["a_m", "ab_m"], ["a", "ab"]),
+    ],
+)
+def test_any_common_suffix(images, masks, ids):
+    found = layout(*(f"images/{name}.png" for name in images), *(f"masks/{name}.png" for name in masks))
+    assert found.is_paired and sorted(found.images.keys() | found.masks.keys()) == list(ids)
 
 
 @pytest.mark.parametrize(
