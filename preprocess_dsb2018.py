@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from imaging.raw import download, synthetic
-from imaging.raw.preparation import Recipe, prepare
+from imaging.raw.preparation import PreparationSettings, plural, prepare
 from imaging.raw.rawset import RawSet
 from imaging.survey import describe_counts
 
@@ -26,7 +26,7 @@ def main(args: Namespace) -> None:
     """Find, download or synthesize a raw set, as the flags say, prepare it, and print a summary."""
     output = Path(args.output)
     raw = RawSet(find_source(args))
-    settings = Recipe(args.img_size, args.channel, args.dense_masks)
+    settings = PreparationSettings(args.img_size, args.channel, args.dense_masks)
     entries = prepare(raw, output, settings, args.workers, args.overwrite)
     if entries:
         print_summary(entries, output)
@@ -53,16 +53,16 @@ def synthesize(source: Path, count: int, seed: int, workers: int) -> None:
         raise InputError(f"--input {source}: is a file; with --synthetic it names the raw folder to write")
     present = len(list(source.iterdir())) if source.is_dir() else 0
     if present not in (0, count):
-        raise InputError(f"{source} holds {present} images already; remove it, or pass --synthetic {present}")
+        raise InputError(f"{source} holds {plural(present, 'image')} already; remove it, or pass --synthetic {present}")
     if present:
-        print(f"{source} exists already; its {present} images are used as they are")
+        print(f"{source} exists already, with {plural(present, 'image')}; it is used as it is")
     else:
         nuclei = synthetic.write_raw_set(source, count, seed, workers)
-        print(f"{count} synthetic images with {nuclei} nuclei are written to {source}")
+        print(f"written to {source}: {plural(count, 'synthetic image')} with {nuclei} nuclei")
 
 
 def print_summary(entries: list[dict], output: Path) -> None:
-    """Print how many images and mask files there are of each size, and which images were skipped and why."""
+    """Print how many images and mask files there are of each size, what they held, and which were skipped and why."""
     import pandas as pd  # here, because its import takes long and the worker processes do not need it
 
     prepared = [entry for entry in entries if "skipped" not in entry]
@@ -76,16 +76,21 @@ def print_summary(entries: list[dict], output: Path) -> None:
     notes = Counter(note for entry in prepared for note in entry["notes"])
     if notes:
         print(f"converted: {describe_counts(notes)}")
+    kinds = Counter(kind for entry in prepared for kind in entry["kinds"])
+    if kinds:
+        print("masks: " + "; ".join(f"{kind} ({plural(count, 'image')})" for kind, count in kinds.most_common()))
     remarks = [remark for entry in prepared for remark in entry["remarks"]]
     for remark in remarks[:MAX_LISTED]:
         print(f"warning: {remark}")
     if len(remarks) > MAX_LISTED:
-        print(f"warning: … and {len(remarks) - MAX_LISTED} more masks like these")
+        print(f"warning: … and {plural(len(remarks) - MAX_LISTED, 'more mask')} like these")
     for kind, count in Counter(reason.rpartition(": ")[2] for reason in skipped).items():
         print(f"skipped, {names.printable(kind)}: {count}")
     for reason in skipped:
         print(f"  {names.printable(reason, 1000)}")
-    print(f"{len(prepared)} images are prepared in {output}, {len(skipped)} were skipped")
+    is_or_are, was_or_were = ("is" if len(prepared) == 1 else "are"), ("was" if len(skipped) == 1 else "were")
+    count = plural(len(prepared), "image")
+    print(f"{count} {is_or_are} prepared in {output}, {len(skipped)} {was_or_were} skipped")
 
 
 if __name__ == "__main__":

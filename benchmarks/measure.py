@@ -19,7 +19,7 @@ import torch
 import archs
 import options
 from imaging.raw import synthetic
-from imaging.raw.preparation import Recipe, prepare
+from imaging.raw.preparation import PreparationSettings, prepare
 from imaging.raw.rawset import RawSet
 from runtime.device import keep_freed_memory
 
@@ -140,7 +140,7 @@ class Bench:
         raw, name = self.raw
         prepared = self.folder / "prepared"
         with silence():
-            prepare(RawSet(raw), prepared, Recipe(self.side), workers=1)
+            prepare(RawSet(raw), prepared, PreparationSettings(self.side), workers=1)
         return prepared, name
 
     def settings(self) -> Namespace:

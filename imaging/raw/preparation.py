@@ -1,10 +1,12 @@
 """Prepare a raw set for training: one image, one mask and one size per id. A rerun continues an interrupted run."""
 
-import json
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +14,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from imaging.checks import judge_shares
+from imaging.checks import MAX_TYPICAL_SHARE, judge_shares
 from imaging.listing import describe_unused
 from imaging.prepared import PreparedFolder
-from imaging.raw.compose import compose, is_usable
+from imaging.raw.compose import compose, look_swapped
+from imaging.raw.journal import Journal, describe_differences
 from imaging.raw.process_pool import process_pool
 from imaging.raw.rawset import RawSet
 from imaging.reader import write_image
@@ -23,7 +26,7 @@ from runtime.errors import InputError
 from runtime.files import remove_partial_files, sync_folder
 
 
-class Recipe(NamedTuple):
+class PreparationSettings(NamedTuple):
     """How images are prepared.
 
     size: side length of the prepared images, in pixels. channel: to read from images that hold several, from 1.
@@ -35,12 +38,14 @@ class Recipe(NamedTuple):
     dense_masks: bool = False
 
 
-def prepare(raw: RawSet, output: Path, settings: Recipe, workers: int, overwrite: bool = False) -> list[dict]:
+def prepare(
+    raw: RawSet, output: Path, settings: PreparationSettings, workers: int, overwrite: bool = False
+) -> list[dict]:
     """Prepare a raw set into `output`; returns what `prepare_one` returns per id.
 
     Returns [] if `output` is prepared already. All files are written under `<output>.partial`, which is renamed to
-    `output` at the end. Raises InputError if `output` holds other data and `overwrite` is not given, if no image can be
-    prepared, or if the masks look inverted.
+    `output` at the end. Raises InputError if `output` holds other data and `overwrite` is not given, or if the set as a
+    whole is wrong, see check_entries; nothing is then left under either name.
     """
     if not output.name:
         raise InputError(f"--output {output}: give the name of a folder of its own")
@@ -50,8 +55,10 @@ def prepare(raw: RawSet, output: Path, settings: Recipe, workers: int, overwrite
         check_replaceable(output, raw)
     elif is_prepared(raw, output, settings):
         return []
+    if look_swapped(raw):
+        raise InputError(f"{raw.path}: images and masks look swapped; exchange the files of images/ and masks/")
     building = output.with_name(output.name + ".partial")
-    journal = Journal(building / "journal.jsonl", raw, settings)
+    journal = Journal(building / "journal.jsonl", describe_origin(raw, settings))
     if not journal.entries:
         shutil.rmtree(building, ignore_errors=True)
     target = PreparedFolder(building)
@@ -60,33 +67,35 @@ def prepare(raw: RawSet, output: Path, settings: Recipe, workers: int, overwrite
     remove_partial_files(building)
     waiting = [img_id for img_id in raw.ids if img_id not in journal.entries]
     done = f", {len(journal.entries)} are done already" if journal.entries else ""
-    print(f"preparing {len(waiting)} images of {raw.path}{done}", flush=True)
+    print(f"preparing {plural(len(waiting), 'image')} of {raw.path}{done}", flush=True)
     results = prepare_each(raw, waiting, target, settings, workers)
     journal.record(tqdm(results, total=len(waiting), unit="image", disable=None))
     entries = [journal.entries[img_id] for img_id in raw.ids]
-    if all("skipped" in entry for entry in entries):
+    try:
+        check_entries(raw, entries, settings.dense_masks)
+    except InputError:
         shutil.rmtree(building)
-        raise InputError(f"{raw.path}: no image could be prepared; the first: {entries[0]['skipped']}")
-    shares = [(entry["id"], entry["marked"]) for entry in entries if "marked" in entry]
-    if not settings.dense_masks and (problems := judge_shares(raw.path, shares)):
-        shutil.rmtree(building)
-        raise InputError(problems[0])
-    journal.path.unlink()
+        raise
+    journal.finish()
     put_in_place(building, output)
     return entries
 
 
-def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: Recipe) -> dict:
+def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: PreparationSettings) -> dict:
     """Write the image and mask of one id.
 
     Returns its "id", the "size" of the raw image as text, the number of its "nuclei", the "marked" share of its pixels,
-    and "notes" and "remarks", see RawSample; or "id" and the reason why it is "skipped". The mask is resized as 0/1
-    floats and truncated to uint8, so that its edges are soft: pixel for pixel what the older editions wrote.
+    and "notes", "remarks" and "kinds", see RawSample; or "id" and the reason why it is "skipped", with "marked" if that
+    is known. The mask is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel for pixel what
+    the older editions wrote.
     """
     try:
         sample = compose(raw, img_id, settings.channel)
     except InputError as error:
         return {"id": img_id, "skipped": str(error)}
+    marked = float(sample.marked.mean())
+    if sample.too_dense and not settings.dense_masks:
+        return {"id": img_id, "skipped": sample.too_dense, "marked": marked}
     size = settings.size, settings.size
     write_image(target.image_path(img_id), cv2.resize(sample.image, size))
     soft_mask = (cv2.resize(sample.marked, size) * 255).astype(np.uint8)
@@ -95,13 +104,16 @@ def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: Reci
         "id": img_id,
         "size": f"{sample.image.shape[1]}×{sample.image.shape[0]}",
         "nuclei": sample.nuclei,
-        "marked": float(sample.marked.mean()),
+        "marked": marked,
         "notes": sample.notes,
         "remarks": sample.remarks,
+        "kinds": sample.kinds,
     }
 
 
-def prepare_each(raw: RawSet, ids: list[str], target: PreparedFolder, settings: Recipe, workers: int) -> Iterator[dict]:
+def prepare_each(
+    raw: RawSet, ids: list[str], target: PreparedFolder, settings: PreparationSettings, workers: int
+) -> Iterator[dict]:
     """Prepare the ids in `workers` processes; yields what `prepare_one` returns, not in the order of `ids`."""
     if workers == 1 or len(ids) < 2:
         yield from (prepare_one(raw, img_id, target, settings) for img_id in ids)
@@ -128,51 +140,40 @@ def _prepare_in_worker(img_id: str) -> dict:
     return prepare_one(raw, img_id, target, settings)
 
 
-class Journal:
-    """A file with one JSON line per finished id, after a line that identifies the preparation.
-
-    `entries` maps each finished id to what `prepare_one` returned; it is {} if there is no journal or it belongs to
-    another preparation. Ids that were skipped are tried again: the files may have been repaired.
-    """
-
-    def __init__(self, path: Path, raw: RawSet, settings: Recipe):
-        self.path = path
-        self.origin = {
-            "source": str(raw.path.resolve()),
-            "size": settings.size,
-            "channel": settings.channel,
-            "ids": len(raw.ids),
-            "masks": sum(map(len, raw.masks.values())),
-            "changed": raw.path.stat().st_mtime_ns if raw.is_zip else 0,
-        }
-        self.entries: dict[str, dict] = self._read()
-
-    def _read(self) -> dict[str, dict]:
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            first, *entries = [json.loads(line) for line in lines if line.endswith("\n")]
-            if first != self.origin:
-                return {}
-            return {
-                entry["id"]: entry
-                for entry in entries
-                if {"id", "size", "nuclei", "marked", "notes", "remarks"} <= entry.keys()
-            }
-        except (OSError, ValueError, RecursionError, AttributeError, TypeError):  # missing, cut off or damaged
-            return {}
-
-    def record(self, results: Iterator[dict]) -> None:
-        """Add each result to `entries` and to the file, as soon as it is there."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            if not self.entries:
-                print(json.dumps(self.origin), file=file, flush=True)
-            for entry in results:
-                self.entries[entry["id"]] = entry
-                print(json.dumps(entry), file=file, flush=True)
+def describe_origin(raw: RawSet, settings: PreparationSettings) -> dict:
+    """Return what a prepared set is made from, see journal.ORIGIN."""
+    changed = datetime.fromtimestamp(raw.path.stat().st_mtime, timezone.utc).isoformat() if raw.is_zip else ""
+    return {
+        "source": str(raw.path.resolve()),
+        **settings._asdict(),
+        "ids": len(raw.ids),
+        "masks": sum(map(len, raw.masks.values())),
+        "changed": changed,
+    }
 
 
-def is_prepared(raw: RawSet, output: Path, settings: Recipe) -> bool:
-    """Is `output` complete, made of these images and of this size? False if it is missing or empty.
+def check_entries(raw: RawSet, entries: list[dict], dense_masks: bool) -> None:
+    """Raise InputError if what was found in all images together shows that the set is wrong."""
+    shares = [(entry["id"], entry["marked"]) for entry in entries if "marked" in entry]
+    if not dense_masks and shares and np.median([share for _, share in shares]) > MAX_TYPICAL_SHARE:
+        raise InputError(judge_shares(raw.path, shares)[0])
+    skipped = [entry for entry in entries if "skipped" in entry]
+    if len(skipped) == len(entries):
+        raise InputError(f"{raw.path}: no image could be prepared; the first: {skipped[0]['skipped']}")
+    kinds = Counter(re.sub(r"\d+", "", entry["skipped"].rpartition(": ")[2]) for entry in skipped)
+    if 2 * max(kinds.values(), default=0) > len(entries):
+        raise InputError(
+            f"{raw.path}: {len(skipped)} of {len(entries)} images cannot be prepared, most of them for the same "
+            f"reason; correct or remove them; the first: {skipped[0]['skipped']}"
+        )
+    if not any(share for _, share in shares):
+        raise InputError(f"{raw.path}: all masks are black; masks hold 0 and 255, 0 and 1, or numbers of nuclei")
+
+
+def is_prepared(raw: RawSet, output: Path, settings: PreparationSettings) -> bool:
+    """Is `output` complete, and made of this raw set with these settings? False if it is missing or empty.
+
+    Older editions did not record from what they prepared a set; of theirs, the ids and the size are compared.
 
     Raises InputError if it is anything else.
     """
@@ -182,21 +183,32 @@ def is_prepared(raw: RawSet, output: Path, settings: Recipe) -> bool:
     present = folder.list_ids()
     strange = set(present) - set(raw.ids)
     if not present or strange:
-        what = f"{len(strange)} images that are not in {raw.path}" if present else "other files"
+        what = f"{plural(len(strange), 'image')} not in {raw.path}" if present else "other files"
         raise InputError(f"{output} exists and holds {what}; choose another --output")
     # An id may be missing because it cannot be prepared, or because an older edition, which wrote in place, was killed.
-    missing = [img_id for img_id in raw.ids if img_id not in set(present) and is_usable(raw, img_id, settings.channel)]
+    missing = [img_id for img_id in raw.ids if img_id not in set(present) and is_usable(raw, img_id, settings)]
     if missing:
         raise InputError(
-            f"{output} lacks {len(missing)} images, such as {missing[0]}; --overwrite prepares all of them again"
+            f"{output} lacks {plural(len(missing), 'image')}, such as {missing[0]}; --overwrite prepares all again"
         )
+    remedy = "choose another --output, or replace it with --overwrite"
     for img_id in present:
         height, width = folder.read(img_id)[0].shape[:2]  # the mask has the same size
         if (height, width) != (settings.size, settings.size):
-            remedy = "choose another --output, or replace it with --overwrite"
             raise InputError(f"{folder.images} holds {width}×{height}, not {settings.size}×{settings.size}; {remedy}")
+    if different := describe_differences(output, describe_origin(raw, settings)):
+        raise InputError(f"{output} is prepared already, but in another way ({different}); {remedy}")
     print(f"{output} is already prepared, with {len(present)} of {len(raw.ids)} images; --overwrite prepares it again")
     return True
+
+
+def is_usable(raw: RawSet, img_id: str, settings: PreparationSettings) -> bool:
+    """Can this id be prepared?"""
+    try:
+        sample = compose(raw, img_id, settings.channel)
+    except InputError:
+        return False
+    return settings.dense_masks or not sample.too_dense
 
 
 def check_replaceable(output: Path, raw: RawSet) -> None:
@@ -210,6 +222,11 @@ def check_replaceable(output: Path, raw: RawSet) -> None:
     for folder in (raw.path, *sorted(linked)):
         if folder.resolve().is_relative_to(output.resolve()):
             raise InputError(f"{folder} lies inside {output}, which --overwrite would replace; choose another --output")
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 image`, `2 images`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def put_in_place(building: Path, output: Path) -> None:

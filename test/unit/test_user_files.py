@@ -203,6 +203,108 @@ def test_inverted_masks_are_not_prepared(tmp_path, share):
     assert len(list((tmp_path / "out/masks/0").iterdir())) == 3
 
 
+def write_raw_set(folder: Path, count: int, mask_of=lambda labels: (labels > 0).astype(np.uint8) * 255) -> None:
+    for seed in range(count):
+        counts, labels = scene(seed)
+        write(folder / f"c{seed}/images/a.png", eight_bits(counts))
+        write(folder / f"c{seed}/masks/m.png", mask_of(labels))
+
+
+def test_a_single_white_mask_is_skipped(tmp_path, capsys):
+    write_raw_set(tmp_path / "raw", 5)
+    write(tmp_path / "raw/c3/masks/m.png", np.full(SHAPE, 255, np.uint8))
+    for _ in range(2):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "  c3/masks/m.png: marked nearly everywhere (100%); correct it, or pass --dense_masks if it is right" in out
+    assert "4 images are prepared in" in out and "1 was skipped" in out and "is already prepared, with 4 of 5" in out
+    with pytest.raises(InputError, match=r"out lacks 1 image, such as c3; --overwrite"):
+        prepare(tmp_path / "raw", tmp_path / "out", "--dense_masks")
+    prepare(tmp_path / "raw", tmp_path / "out", "--dense_masks", "--overwrite")
+    assert "5 images are prepared in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("color", [False, True])
+def test_swapped_images_and_masks(tmp_path, paired, color):
+    for seed in range(5):
+        counts, labels = scene(seed)
+        noise = np.random.default_rng(seed).integers(0, 40, (*SHAPE, 3))
+        image = (eight_bits(counts)[..., None] * 0.8 + noise).astype(np.uint8) if color else eight_bits(counts)
+        name = "images/c{}.png,masks/c{}.png" if paired else "c{}/images/a.png,c{}/masks/m.png"
+        for path, pixels in zip(name.split(","), ((labels > 0).astype(np.uint8) * 255, image)):
+            write(tmp_path / "raw" / path.format(seed), pixels)
+    with pytest.raises(InputError, match=r"raw: images and masks look swapped; exchange the files of images/ and mas"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_black_masks_are_not_prepared(tmp_path):
+    write_raw_set(tmp_path / "raw", 3, np.zeros_like)
+    with pytest.raises(InputError, match="raw: all masks are black; masks hold"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+    counts, labels = scene(9)
+    write(tmp_path / "raw/c9/images/a.png", eight_bits(counts))
+    write(tmp_path / "raw/c9/masks/m.png", (labels > 0).astype(np.uint8) * 255)
+    prepare(tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_set_of_which_most_images_cannot_be_prepared(tmp_path, capsys):
+    write_raw_set(tmp_path / "raw", 6)
+    for seed in range(4):
+        write(tmp_path / f"raw/c{seed}/masks/m.png", np.zeros((10 + seed, 20), np.uint8))
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path / "raw", tmp_path / "out")
+    assert re.search(
+        r"raw: 4 of 6 images cannot be .*same reason.* c0/masks/m\.png: the mask is 20×10", str(error.value)
+    )
+    assert not list(tmp_path.glob("out*"))
+    write(tmp_path / "raw/c0/masks/m.png", np.zeros(SHAPE, np.uint8))
+    prepare(tmp_path / "raw", tmp_path / "out")
+    assert "3 images are prepared in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["sound", "numbered", "zero and one"])
+def test_what_the_masks_hold_is_printed(tmp_path, capsys, kind):
+    write_raw_set(tmp_path / "raw", 3, lambda labels: RAW_MASKS[kind](labels, 0))
+    prepare(tmp_path / "raw", tmp_path / "out")
+    assert (
+        re.findall("^masks: .*$", capsys.readouterr().out, re.MULTILINE)
+        == {
+            "sound": [],
+            "numbered": ["masks: numbered nuclei (3 images)"],
+            "zero and one": ["masks: 0 and 1, each 1 is read as 255 (3 images)"],
+        }[kind]
+    )
+
+
+def test_a_folder_prepared_from_something_else_is_not_taken_for_this_one(tmp_path, capsys):
+    counts, labels = scene(0)
+    for source in ("raw", "other"):
+        path = tmp_path / source / "a/images/a.tif"
+        path.parent.mkdir(parents=True)
+        tifffile.imwrite(path, np.stack([counts, counts[::-1]]), metadata={"axes": "CYX"}, photometric="minisblack")
+        write(tmp_path / source / "a/masks/m.png", (labels > 0).astype(np.uint8) * 255)
+    out = tmp_path / "out"
+    prepare(tmp_path / "raw", out, "--channel", "2")
+    prepare(tmp_path / "raw", out, "--channel", "2")
+    assert "is already prepared" in capsys.readouterr().out
+    with pytest.raises(
+        InputError, match=r"in another way \(--channel: 2, now 1\); choose another --output, or .*--over"
+    ):
+        prepare(tmp_path / "raw", out, "--channel", "1")
+    with pytest.raises(InputError, match=r"in another way \(source: /.*/raw, now /.*/other\)"):
+        prepare(tmp_path / "other", out, "--channel", "2")
+    (out / ".preparation.json").unlink()  # as older editions leave it
+    prepare(tmp_path / "raw", out, "--channel", "1")
+    assert "is already prepared" in capsys.readouterr().out
+    for damaged in ("{", "[]", '{"size": 96}'):
+        (out / ".preparation.json").write_text(damaged)
+        prepare(tmp_path / "raw", out, "--channel", "1")
+    prepare(tmp_path / "raw", out, "--channel", "1", "--overwrite")
+
+
 def prepare(source: Path, output: Path, *flags: str) -> None:
     arguments = ["--input", str(source), "--output", str(output), "--workers", "1", *flags]
     preprocess_dsb2018.main(options.parse_preprocess(arguments))

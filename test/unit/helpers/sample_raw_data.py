@@ -9,6 +9,7 @@ import numpy as np
 import options
 import preprocess_dsb2018 as preprocess
 from imaging.raw import synthetic
+from imaging.raw.journal import ORIGIN_FILE
 
 
 def write_raw(parent: Path) -> Path:
@@ -26,8 +27,9 @@ def as_zip(folder: Path, path: Path, prefix: str = "") -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of each file under a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """Return the bytes of each file under a folder, but for the file that tells what a set is prepared from."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ORIGIN_FILE)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def prepare(*flags: object) -> None:

@@ -154,7 +154,7 @@ def test_a_member_that_expands_to_more_than_stated(tmp_path, capsys):
     preprocess.main(
         options.parse_preprocess(["--input", str(path), "--output", str(tmp_path / "out"), "--dense_masks"])
     )
-    assert "1 images are prepared" in capsys.readouterr().out
+    assert "1 image is prepared" in capsys.readouterr().out
 
 
 def test_a_directory_that_does_not_point_to_a_member(tmp_path):

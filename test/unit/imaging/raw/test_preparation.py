@@ -121,7 +121,7 @@ def test_existing_data_are_not_destroyed(raw, tmp_path, capsys):
     with zipfile.ZipFile(other, "a") as archive:
         archive.writestr("stranger/images/stranger.png", cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
     (tmp_path / "out" / "images" / "mine.png").write_bytes((tmp_path / "out/images/synthetic_0000.png").read_bytes())
-    with pytest.raises(InputError, match=r"holds 1 images that are not in .*; choose another --output$"):
+    with pytest.raises(InputError, match=r"holds 1 image not in .*; choose another --output$"):
         prepare("--input", other, "--output", tmp_path / "out")
     with pytest.raises(InputError, match=r"out/images holds 96×96, not 32×32; choose another"):
         (tmp_path / "out" / "images" / "mine.png").unlink()
@@ -193,7 +193,7 @@ def test_a_half_prepared_folder_of_an_older_edition_is_refused(raw, tmp_path):
     prepare("--input", raw, "--output", tmp_path / "out")
     for part in ("images", "masks/0"):
         (tmp_path / "out" / part / "synthetic_0005.png").unlink()
-    with pytest.raises(InputError, match="lacks 1 images, such as synthetic_0005; --overwrite"):
+    with pytest.raises(InputError, match="lacks 1 image, such as synthetic_0005; --overwrite"):
         prepare("--input", raw, "--output", tmp_path / "out")
     prepare("--input", raw, "--output", tmp_path / "out", "--overwrite")
     (tmp_path / "out" / "masks" / "0" / "synthetic_0005.png").unlink()
@@ -232,7 +232,7 @@ def test_renames_are_synced(raw, tmp_path, monkeypatch):
 
 def test_ids_that_look_like_flags_are_prepared_and_unprintable_ones_are_skipped(tmp_path, capsys):
     folder = tmp_path / "raw"
-    for img_id in ("-rf", "$(touch ran)", "a b'\"", "核", "line\nbreak", "\x1b[2J", "back\\slash", "x" * 201):
+    for img_id in ("-rf", "$(touch ran)", "a b'\"", "核", "a", "line\nbreak", "\x1b[2J", "back\\slash", "x" * 201):
         for name in (f"{img_id}/images/x.png", f"{img_id}/masks/0.png"):
             (folder / name).parent.mkdir(parents=True)
             (folder / name).write_bytes(IMAGE)
@@ -240,7 +240,7 @@ def test_ids_that_look_like_flags_are_prepared_and_unprintable_ones_are_skipped(
     (folder / os.fsdecode(b"\xff") / "images" / "x.png").write_bytes(IMAGE)
     prepare("--input", folder, "--output", tmp_path / "out", "--workers", 1, "--dense_masks")
     prepared = {path.stem for path in (tmp_path / "out" / "images").iterdir()}
-    assert prepared == {"-rf", "$(touch ran)", "a b'\"", "核"}
+    assert prepared == {"-rf", "$(touch ran)", "a b'\"", "核", "a"}
     out = capsys.readouterr().out
     assert re.findall(r"^  (.*): too long, or unsuitable as a file name", out, re.MULTILINE) == [
         r"\x1b[2J",
