@@ -8,13 +8,10 @@ from runtime import names
 
 ORIGIN_FILE = ".preparation.json"  # in a prepared folder
 FIELDS = {"id", "size", "nuclei", "marked", "notes", "remarks", "kinds"}  # of the entry of a prepared id
-# what an origin holds, in words
-ORIGIN = {
+# what makes the same ids of the same size different, in words
+COMPARED = {
     "source": "source",
-    "size": "--img_size",
     "channel": "--channel",
-    "dense_masks": "--dense_masks",
-    "ids": "number of ids",
     "masks": "number of mask files",
     "changed": "time of the zip's last change",
 }
@@ -64,6 +61,6 @@ def describe_differences(folder: Path, origin: dict) -> str:
         return ""
     if not isinstance(recorded, dict):
         return ""
-    different = [name for name in ORIGIN if name in recorded and recorded[name] != origin[name]]
-    texts = (f"{ORIGIN[name]}: {recorded[name]}, now {origin[name]}" for name in different)
+    different = [name for name in COMPARED if name in recorded and recorded[name] != origin[name]]
+    texts = (f"{COMPARED[name]}: {recorded[name]}, now {origin[name]}" for name in different)
     return names.printable("; ".join(texts), 2000)

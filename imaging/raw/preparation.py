@@ -141,7 +141,7 @@ def _prepare_in_worker(img_id: str) -> dict:
 
 
 def describe_origin(raw: RawSet, settings: PreparationSettings) -> dict:
-    """Return what a prepared set is made from, see journal.ORIGIN."""
+    """Return what a prepared set is made from: the raw set and the settings."""
     changed = datetime.fromtimestamp(raw.path.stat().st_mtime, timezone.utc).isoformat() if raw.is_zip else ""
     return {
         "source": str(raw.path.resolve()),
