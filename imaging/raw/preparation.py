@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from imaging.checks import MAX_TYPICAL_SHARE, judge_shares
+from imaging.checks import MAX_TYPICAL_SHARE, judge_orientations, judge_shares
 from imaging.listing import describe_unused
 from imaging.prepared import PreparedFolder
 from imaging.raw.compose import compose, look_swapped
@@ -160,12 +160,16 @@ def check_entries(raw: RawSet, entries: list[dict], dense_masks: bool) -> None:
     skipped = [entry for entry in entries if "skipped" in entry]
     if len(skipped) == len(entries):
         raise InputError(f"{raw.path}: no image could be prepared; the first: {skipped[0]['skipped']}")
+    # images without masks may just not be annotated yet
     kinds = Counter(re.sub(r"\d+", "", entry["skipped"].rpartition(": ")[2]) for entry in skipped)
+    del kinds["no masks"]
     if 2 * max(kinds.values(), default=0) > len(entries):
         raise InputError(
             f"{raw.path}: {len(skipped)} of {len(entries)} images cannot be prepared, most of them for the same "
             f"reason; correct or remove them; the first: {skipped[0]['skipped']}"
         )
+    if turned := judge_orientations(raw.path, Counter(note for entry in entries for note in entry.get("notes", ()))):
+        raise InputError(turned[0])
     if not any(share for _, share in shares):
         raise InputError(f"{raw.path}: all masks are black; masks hold 0 and 255, 0 and 1, or numbers of nuclei")
 

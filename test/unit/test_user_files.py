@@ -305,6 +305,20 @@ def test_a_folder_prepared_from_something_else_is_not_taken_for_this_one(tmp_pat
     prepare(tmp_path / "raw", out, "--channel", "1", "--overwrite")
 
 
+def test_raw_masks_that_follow_orientation_tags_only_in_part_are_refused(tmp_path):
+    from PIL import Image
+
+    for seed, orientation in ((0, 6), (1, 3), (2, 1)):
+        counts, labels = scene(seed)
+        exif = Image.Exif()
+        exif[274] = orientation
+        (tmp_path / f"raw/c{seed}/images").mkdir(parents=True)
+        Image.fromarray(eight_bits(counts)).save(tmp_path / f"raw/c{seed}/images/a.png", exif=exif)
+        write(tmp_path / f"raw/c{seed}/masks/a.png", (labels > 0).astype(np.uint8) * 255)
+    with pytest.raises(InputError, match=r"raw: 1 masks? .* without regard to the orientation tags"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+
+
 def prepare(source: Path, output: Path, *flags: str) -> None:
     arguments = ["--input", str(source), "--output", str(output), "--workers", "1", *flags]
     preprocess_dsb2018.main(options.parse_preprocess(arguments))
