@@ -131,7 +131,8 @@ def build(folder: Path) -> None:
     picture = cv2.imread(PREPARED[0])
     for path in PICTURES:
         deep = {"c": np.uint16, "e": np.float32, "f": np.uint16}.get(Path(path).stem, np.uint8)
-        cv2.imwrite(path, picture.astype(deep) * (1 if deep == np.uint8 else 100))
+        pixels = picture[..., 1] if deep == np.float32 else picture  # OpenCV writes float colors as LogLuv
+        cv2.imwrite(path, pixels.astype(deep) * (1 if deep == np.uint8 else 100))
     write_tiffs(np.ascontiguousarray(picture[..., ::-1]))
     train.main(options.parse_train(NEW.replace("--name new", "--name run").split()))
     state = torch.load(RUNS[0], weights_only=False)
@@ -157,7 +158,7 @@ def write_tiffs(picture: np.ndarray) -> None:
         ("planes", planes, {"planarconfig": "separate", "photometric": "rgb"}),
         ("big", gray.astype(np.uint16) * 100, {"bigtiff": True, "byteorder": ">"}),
         ("imagej", planes.astype(np.uint16), {"imagej": True, "metadata": {"axes": "ZYX"}}),
-        ("ome", planes.astype(np.float32), {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"}),
+        ("ome", planes.astype(np.float32), {"ome": True, "metadata": {"axes": "ZYX"}, "photometric": "minisblack"}),
         ("pages", planes, {"compression": "packbits", "photometric": "minisblack", "metadata": None}),
         ("palette", gray, {"photometric": "palette", "colormap": colormap}),
         ("jpeg", picture, {"compression": "jpeg", "photometric": "rgb"}),
