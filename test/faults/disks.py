@@ -19,7 +19,7 @@ from random import Random
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-from faults.kills import TRAIN, compare, find_differences, start_training
+from faults.kills import compare, find_differences, start_training
 from runtime.checkpoint import LATEST, PREVIOUS, load_checkpoint, load_latest_checkpoint
 from runtime.errors import InputError
 
@@ -48,12 +48,12 @@ def damage(data: bytes, rng: Random) -> tuple[bytes, str]:
     return bytes(data), f"{kind} at {place}"
 
 
-def try_damage(folder: Path, count: int, seed: int, report: Callable[[str], None]) -> list[str]:
+def try_damage(folder: Path, script: Path, count: int, seed: int, report: Callable[[str], None]) -> list[str]:
     """Damage the latest checkpoint in `count` ways and report each fault; returns a row for the table.
 
     Either the damage must not change the values, or the previous checkpoint must replace it, with a warning.
     """
-    status, text = train(folder, TRAIN, 2)
+    status, text = train(folder, script, 2)
     if status:
         raise SystemExit(f"the run failed:\n{text}")
     latest = folder / "models" / "run" / LATEST

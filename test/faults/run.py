@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> bool:
     parts = {
         "kills": lambda folder: kills.try_kills(folder, script, counts.kills, 1, args.seed, report),
         "kills2": lambda folder: kills.try_kills(folder, script, counts.kills_of_ranks, 2, args.seed, report),
-        "damage": lambda folder: disks.try_damage(folder, counts.damages, args.seed, report),
+        "damage": lambda folder: disks.try_damage(folder, script, counts.damages, args.seed, report),
         "disk": lambda folder: disks.try_full_disk(folder, script, counts.full_disks, args.seed, report),
         "inputs": lambda _: try_inputs(counts.forks, counts.processes, args.seed),
     }
