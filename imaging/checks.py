@@ -79,7 +79,7 @@ class _Report(NamedTuple):
     dark_values: list[str]  # few marked pixels are above 127; no problem if all masks of the set hold 0 and 1
     binary_shares: list[tuple[float, float]]  # the share of pixels that are exactly 0 or 255, in image and mask
     peaks: dict[int, int]  # by class, the largest value of the mask
-    marked: dict[int, tuple[Path, float]]  # by class, the mask and its share of pixels that are not 0
+    marked: dict[int, tuple[Path, float]]  # by class, the mask and the share of its pixels that are marked
     notes: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     zero_one: bool | None = None  # is 1 the largest value of its masks? None: they mark nothing
