@@ -1,4 +1,4 @@
-"""The launchers, run as users run them: a copy of test/*.sh and of the real options.py, with a stub of train.py."""
+"""The launchers, run as users run them: a copy of test/*.sh and of the real options, with a stub of train.py."""
 
 import json
 import os
@@ -66,7 +66,7 @@ if mode == "fail with 7":
 
 
 class Repository:
-    """A copy of the repository with launchers, the real options.py, a stub of train.py and an empty data set."""
+    """A copy of the repository with launchers, the real options, a stub of train.py and an empty data set."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -74,10 +74,8 @@ class Repository:
         for script in TEST_DIR.glob("*.sh"):
             shutil.copy(script, root / "test")
         (root / "train.py").write_text(STUB)
-        shutil.copy(ROOT / "options.py", root)
-        (root / "runtime").mkdir()
-        for module in (ROOT / "runtime").glob("*.py"):
-            shutil.copy(module, root / "runtime")
+        for room in ("options", "runtime"):
+            shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
         for folder in ("images", "masks"):
             (root / "inputs" / "dsb2018_96" / folder).mkdir(parents=True)
 
@@ -254,7 +252,7 @@ def test_flags_are_checked_without_torch(repo: Repository):
 
 
 def test_an_import_error_is_one_sentence(repo: Repository):
-    (repo.root / "options.py").write_text("import no_such_module\n")
+    (repo.root / "options" / "table.py").write_text("import no_such_module\n")
     done = repo.launch()
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("[Error] ModuleNotFoundError: No module named 'no_such_module'")

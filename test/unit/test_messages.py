@@ -9,14 +9,20 @@ import pytest
 from helpers.script_flags import PARSERS, script_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [*ROOT.glob("*.py"), *(ROOT / "runtime").glob("*.py"), *(ROOT / "imaging").rglob("*.py")]
-SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text("utf-8")) for path in FILES}
+FILES = [
+    *ROOT.glob("*.py"),
+    *(path for room in ("options", "runtime", "imaging") for path in (ROOT / room).rglob("*.py")),
+]
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))
+    for path in FILES
+}
 # flags of other programs, and a word of each message that names them
 OTHER_PROGRAMS = {"--shm-size": "container", "--nfc": "convmv", "--notest": "convmv"}
 LOADING = {"train.py", "val.py", "demo.py"}
 # Definitions that the search below takes for part of more commands than can show their messages.
 ONLY_FOR = {
-    ("options", "GROUPS"): {"train.py"},  # help texts; the other commands have a few of the flags
+    ("options.table", "GROUPS"): {"train.py"},  # help texts; the other commands have a few of the flags
     ("imaging.cache", "ImageCache"): {"train.py"},  # printed by train.py alone
     ("imaging.checks", "check_dataset"): {"train.py"},  # names a cause, not a remedy: --skip_bad of the training
     ("runtime.distributed", "find_ranks"): {"train.py"},  # the other commands run in a single process
@@ -67,7 +73,8 @@ class Program:
                 yield from (method for method in self.nodes if method[1].endswith(f".{node.attr}"))
                 target, inner = self.imported[module].get(getattr(node.value, "id", ""), ("", "-"))
                 if not inner:
-                    yield target, node.attr
+                    # a package may only pass on what its modules define
+                    yield self.imported.get(target, {}).get(node.attr, (target, node.attr))
 
     def reached(self, script: str) -> set[Definition]:
         """Return the definitions that a script may run; of a class that it does not name, it runs no method."""

@@ -89,7 +89,7 @@ def test_the_tests_below_know_every_flag() -> None:
 
 
 def test_the_names_are_those_of_the_tables() -> None:
-    """options.py repeats them because importing the tables would import torch."""
+    """options/table.py repeats them because importing the tables would import torch."""
     assert tuple(archs.ARCHS) == options.ARCHS == ("UNet", "NestedUNet")
     assert tuple(losses.LOSSES) == options.LOSSES
     assert set(options.LOSSES) == {"LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss"}

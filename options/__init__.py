@@ -1,0 +1,22 @@
+"""The flags of every script. No torch in here, so that `--help` and a mistyped flag are answered at once."""
+
+from options.commands import parse_demo, parse_export, parse_preprocess, parse_train, parse_val
+from options.table import (
+    ANY_SIZE_FLAGS,
+    ARCHS,
+    AUGMENTATIONS,
+    DEVICES,
+    EVALUATION_FLAGS,
+    FLAGS,
+    INPUT_FLAGS,
+    LOCAL_FLAGS,
+    LOSSES,
+    NORMALIZATIONS,
+    OPTIMIZERS,
+    RECIPES,
+    RECORDED_FLAGS,
+    SCHEDULERS,
+    SIDE_MULTIPLE,
+    WITH_EPOCHS,
+    default_name,
+)

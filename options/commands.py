@@ -1,0 +1,156 @@
+"""The command line of every script."""
+
+import argparse
+
+from options.table import ANY_SIDE, DOWNLOAD_URL, FLAGS, GROUPS, RECIPES, SEED, default_name
+from runtime.argtypes import real, whole
+from runtime.flags import FlagParser, Flags
+
+
+def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Flags:
+    """Parse the flags of train.py; `name` and `data_path` get their defaults from the other flags."""
+    parser = FlagParser("Train UNet or UNet++ on a prepared data set.", allow_abbrev)
+    parser.add_argument("data_path", nargs="?", help="folder with images/ and masks/ (default: inputs/<dataset>)")
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, flag in flags.items():
+            flag.add_to(group, name)
+        if "amp" in flags:
+            group.add_argument(
+                "--no_amp", dest="amp", action="store_false", help="no mixed precision (default: by device)"
+            )
+    parser.set_defaults(amp=None, **_recipe_defaults(argv))
+    args = parser.parse(argv)
+    if args.amp and args.precision_mode == "must_keep_origin_dtype":
+        parser.error("--amp and --precision_mode must_keep_origin_dtype exclude each other: give one of them")
+    if args.resume == "":
+        parser.error("--resume lacks its value: name a checkpoint, give auto, or leave the flag out")
+    if args.evaluate and not args.resume:
+        parser.error("--evaluate needs --resume PATH, the checkpoint to evaluate")
+    if args.pretrained and not args.resume:
+        parser.error("--pretrained needs --resume PATH, the checkpoint to take the weights from")
+    if args.resume == "auto" and (args.evaluate or args.pretrained):
+        parser.error("--resume auto continues a run; --evaluate and --pretrained need the path of a checkpoint")
+    if args.deep_supervision and args.arch == "UNet":
+        parser.error("--deep_supervision True: UNet has a single head; add --arch NestedUNet")
+    if args.profiling != "False" and args.stop_step <= args.start_step:
+        parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
+    if args.scheduler == "OneCycleLR" and args.min_lr == 0:
+        parser.error("--scheduler OneCycleLR ends at --min_lr, which must be above 0")
+    if args.nesterov and args.momentum == 0:
+        parser.error("--nesterov True needs a --momentum above 0")
+    args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision, args.recipe)
+    args.data_path = args.data_path or f"inputs/{args.dataset}"
+    return args
+
+
+def parse_val(argv: list[str] | None = None) -> Flags:
+    """Parse the flags of val.py."""
+    parser = FlagParser("Evaluate a trained model on the validation split and write its predicted masks.")
+    parser.add_argument("--all", action="store_true", help="score all images of the data, such as your own test set")
+    FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/")
+    parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
+    _add_recorded(parser)
+    _add_shared(parser)
+    return parser.parse(argv)
+
+
+def parse_demo(argv: list[str] | None = None) -> Flags:
+    """Parse the flags of demo.py."""
+    parser = FlagParser("Segment images: the validation split, or any images given by --input.")
+    parser.add_argument("--input", nargs="+", metavar="PATH", help="image files, folders or globs; no masks needed")
+    FLAGS["name"].add_to(parser, "name", None, f"folder under models/ to take it from (default: {default_name()})")
+    parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
+    parser.add_argument("--onnx", metavar="FILE", help="an export to use instead, with onnxruntime on the CPU")
+    FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
+    parser.add_argument("--threshold", default=0.5, type=real(0, below=1), help="a nucleus pixel is above this")
+    parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
+    _add_recorded(parser)
+    _add_shared(parser)
+    args = parser.parse(argv)
+    if args.input and (args.data_path or args.dataset):
+        parser.error("--input takes images anywhere; leave out --data_path and --dataset, or leave out --input")
+    if args.onnx == "":
+        parser.error("--onnx lacks its value: name an ONNX file, or leave the flag out")
+    if args.onnx and (args.resume is not None or args.name is not None):
+        parser.error("--onnx takes the net from that file; leave out --resume and --name, or leave out --onnx")
+    if args.onnx and args.tta:
+        parser.error("--tta turns images, which an export may not accept; leave it out, or leave out --onnx")
+    if args.onnx and args.amp:
+        parser.error("--onnx computes in the precision of the export; leave out --amp")
+    if args.onnx and args.device not in ("auto", "cpu"):
+        parser.error(f"--onnx runs on the CPU; leave out --device {args.device}")
+    args.name = default_name() if args.name is None else args.name
+    return args
+
+
+def parse_export(argv: list[str] | None = None) -> Flags:
+    """Parse the flags of pthtar2onnx.py."""
+    parser = FlagParser("Export a trained model to ONNX and check it against torch.")
+    FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/ whose best checkpoint is exported")
+    parser.add_argument("--checkpoint", metavar="PATH", help="another checkpoint to export")
+    parser.add_argument("--output", default="UNet_npu8p.onnx", help="file to write")
+    parser.add_argument("--opset", default=11, type=whole(11, 20), help="version of the ONNX operators")
+    FLAGS["batch_size"].add_to(parser, "batch_size", 1, "batch size of the input")
+    for name, side in (("input_h", "height"), ("input_w", "width")):
+        FLAGS[name].add_to(parser, name, None, f"{side} of the input, a multiple of 16 (default: as in training)")
+    parser.add_argument("--dynamic", action="store_true", help="leave batch size, height and width open")
+    for name in ("trust_checkpoint", "debug"):
+        FLAGS[name].add_to(parser, name)
+    return parser.parse(argv)
+
+
+def parse_preprocess(argv: list[str] | None = None) -> Flags:
+    """Parse the flags of preprocess_dsb2018.py."""
+    parser = FlagParser("Prepare raw DSB2018 images (one mask file per nucleus) for training.")
+    input_help = "raw folder or zip (default: what lies under inputs/); with --synthetic: the raw folder to write"
+    parser.add_argument("--input", help=input_help)
+    output_help = "folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)"
+    parser.add_argument("--output", help=output_help)
+    parser.add_argument("--img_size", default=96, type=whole(1, 4096), help="side length of the prepared images")
+    parser.add_argument("--workers", default=2, type=whole(1), help="number of processes")
+    FLAGS["channel"].add_to(parser, "channel")
+    FLAGS["dense_masks"].add_to(parser, "dense_masks")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that is already there")
+    parser.add_argument("--download", action="store_true", help="download the zip to inputs/stage1_train.zip first")
+    parser.add_argument("--url", default=DOWNLOAD_URL, help="address that --download uses")
+    parser.add_argument("--synthetic", type=whole(2), metavar="N", help="make N synthetic images instead")
+    parser.add_argument("--seed", default=0, type=SEED, help="of --synthetic")
+    FLAGS["debug"].add_to(parser, "debug")
+    args = parser.parse(argv)
+    if args.synthetic and args.download:
+        parser.error("--synthetic makes its own images; leave out --download")
+    if args.download and args.input:
+        parser.error("--download gets the raw images itself; leave out --input")
+    args.output = args.output or f"inputs/{'synthetic' if args.synthetic else 'dsb2018'}_{args.img_size}"
+    return args
+
+
+def _add_recorded(parser: FlagParser) -> None:
+    """Add the flags that replace what a checkpoint records of its data and its input."""
+    parser.add_argument("--data_path", help="prepared data (default: as in training)")
+    for name, text, kind in (
+        ("batch_size", "images per batch; the batch IoU depends on it", None),
+        ("input_h", "height of the net's input", ANY_SIDE),
+        ("input_w", "width of the net's input", ANY_SIDE),
+        ("img_ext", "extension of the images", None),
+        ("mask_ext", "extension of the masks", None),
+        ("channel", "channel of images that hold several, from 1", None),
+        ("dense_masks", "accept masks that are mostly white", None),
+    ):
+        FLAGS[name].add_to(parser, name, None, f"{text} (default: as in training)", type=kind)
+
+
+def _add_shared(parser: FlagParser) -> None:
+    """Add the flags of val.py and demo.py for loading and computing."""
+    for name in ("num_workers", "device", "device_id", "trust_checkpoint", "debug"):
+        FLAGS[name].add_to(parser, name)
+    parser.add_argument("--amp", action="store_true", help="compute in half precision, bfloat16 on the CPU")
+    parser.add_argument("--tta", action="store_true", help="average over 8 flips and rotations; 8 times the work")
+
+
+def _recipe_defaults(argv: list[str] | None) -> dict:
+    """Find the recipe's defaults before the flags are parsed, so that --help shows them."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--recipe", nargs="?", default="faithful")
+    return RECIPES.get(parser.parse_known_args(argv)[0].recipe, {})
