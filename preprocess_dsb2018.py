@@ -26,7 +26,7 @@ def main(args: Namespace) -> None:
     """Find, download or synthesize a raw set, as the flags say, prepare it, and print a summary."""
     output = Path(args.output)
     raw = RawSet(find_source(args))
-    settings = PreparationSettings(args.img_size, args.channel, args.dense_masks)
+    settings = PreparationSettings(args.img_size, args.channel, args.dense_masks, args.borders)
     entries = prepare(raw, output, settings, args.workers, args.overwrite)
     if entries:
         print_summary(entries, output)

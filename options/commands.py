@@ -105,9 +105,13 @@ def parse_preprocess(argv: list[str] | None = None) -> Flags:
     parser = FlagParser("Prepare raw DSB2018 images (one mask file per nucleus) for training.")
     input_help = "raw folder or zip (default: what lies under inputs/); with --synthetic: the raw folder to write"
     parser.add_argument("--input", help=input_help)
-    output_help = "folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>)"
+    output_help = "folder to write (default: inputs/dsb2018_<img_size>, with --synthetic inputs/synthetic_<img_size>; "
+    output_help += "<img_size> is native if it is 0)"
     parser.add_argument("--output", help=output_help)
-    parser.add_argument("--img_size", default=96, type=whole(1, 4096), help="side length of the prepared images")
+    size_help = "side length of the prepared images; 0: each image keeps its size"
+    parser.add_argument("--img_size", default=96, type=whole(0, 4096), help=size_help)
+    borders_help = "write the borders between nuclei as a second class, for train.py --num_classes 2"
+    parser.add_argument("--borders", action="store_true", help=borders_help)
     parser.add_argument("--workers", default=2, type=whole(1), help="number of processes")
     FLAGS["channel"].add_to(parser, "channel")
     FLAGS["dense_masks"].add_to(parser, "dense_masks")
@@ -122,7 +126,7 @@ def parse_preprocess(argv: list[str] | None = None) -> Flags:
         parser.error("--synthetic makes its own images; leave out --download")
     if args.download and args.input:
         parser.error("--download gets the raw images itself; leave out --input")
-    args.output = args.output or f"inputs/{'synthetic' if args.synthetic else 'dsb2018'}_{args.img_size}"
+    args.output = args.output or f"inputs/{'synthetic' if args.synthetic else 'dsb2018'}_{args.img_size or 'native'}"
     return args
 
 

@@ -13,7 +13,7 @@ from runtime.errors import report_errors
 
 # the packages of requirements.txt, by the names that they are imported with
 PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yaml", "tqdm", "filelock")
-PACKAGES += ("matplotlib", "onnx", "onnxruntime", "tifffile", "imagecodecs", "PIL")
+PACKAGES += ("matplotlib", "onnx", "onnxruntime", "tifffile", "imagecodecs", "PIL", "skimage")
 
 
 def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Namespace:

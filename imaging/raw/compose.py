@@ -1,4 +1,4 @@
-"""The image and mask of one id of a raw set, from an image file and one or several mask files."""
+"""The image and the nuclei of one id of a raw set, from an image file and one or several mask files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,14 +22,15 @@ KINDS = {"numbers": "numbered nuclei", "zero_one": "0 and 1, each 1 is read as 2
 class RawSample(NamedTuple):
     """An id of a raw set.
 
-    image: uint8 BGR (H, W, 3). marked: float64 (H, W) of 0 and 1. nuclei: number of mask files, or of numbers in them.
+    image: uint8 BGR (H, W, 3). labels: the nuclei, int32 (H, W); 0 is background, and of nuclei that overlap, a pixel
+    belongs to the first. nuclei: number of mask files, or of numbers in them.
     notes: what was done to the image, in words. remarks: mask files that mark nothing, or the same as another.
     kinds: what the masks hold, in words, if it is not 0 and 255.
     too_dense: if nearly all pixels are marked, a sentence that names the mask file; else "".
     """
 
     image: np.ndarray
-    marked: np.ndarray
+    labels: np.ndarray
     nuclei: int
     notes: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -53,7 +54,7 @@ def compose(raw: RawSet, img_id: str, channel: int = 0) -> RawSample:
     notes = (*picture.notes, turned) if turned else picture.notes
     return RawSample(
         image,
-        union.marked.astype(np.float64),
+        union.labels,
         union.nuclei,
         notes,
         tuple(union.remarks),
@@ -76,10 +77,15 @@ def look_swapped(raw: RawSet) -> bool:
 
 
 class _Union:
-    """The pixels that any mask marks, and what was found in the masks. Only one mask at a time is in memory."""
+    """The nuclei that the masks mark, and what was found in the masks. Only one mask at a time is in memory.
 
-    def __init__(self, size: tuple[int, int]):
-        self.marked = np.zeros(size, bool)
+    one_each: a mask file marks one nucleus; else its connected regions are nuclei, if it does not hold numbers.
+    """
+
+    def __init__(self, size: tuple[int, int], one_each: bool):
+        self.labels = np.zeros(size, np.int32)
+        self.one_each = one_each
+        self._last = 0  # label
         self.nuclei = 0
         self.remarks: list[str] = []
         self.kinds: set[str] = set()
@@ -103,14 +109,26 @@ class _Union:
         if (same := self._names.setdefault((*box, digest), name)) != name:
             self.remarks.append(f"{name} marks the same pixels as {same}")
         self._densest = max(self._densest, (int(np.count_nonzero(part)), name))
-        self.marked[y : y + height, x : x + width] |= part
+        numbers = self._number(values[y : y + height, x : x + width], part, kind)
+        region = self.labels[y : y + height, x : x + width]
+        np.copyto(region, numbers + self._last, where=part & (region == 0))
+        self._last += int(numbers.max())
+
+    def _number(self, values: np.ndarray, marked: np.ndarray, kind: str) -> np.ndarray:
+        """Number the nuclei of a mask from 1."""
+        if kind == "numbers":
+            # 0, also if it is not among the values, gets the number 0
+            return np.unique(np.append(values, 0), return_inverse=True)[1][:-1].reshape(values.shape).astype(np.int32)
+        if self.one_each:
+            return marked.astype(np.int32)
+        return cv2.connectedComponents(marked.view(np.uint8), connectivity=8)[1]
 
     def explain_density(self, img_id: str) -> str:
         """Return "", or a sentence if nearly all pixels are marked."""
-        share, (count, name) = self.marked.mean(), self._densest
+        share, (count, name) = np.count_nonzero(self.labels) / self.labels.size, self._densest
         if share <= MAX_MARKED_SHARE:
             return ""
-        one = name if count > MAX_MARKED_SHARE * self.marked.size else f"{img_id}, all masks together"
+        one = name if count > MAX_MARKED_SHARE * self.labels.size else f"{img_id}, all masks together"
         return f"{one}: marked nearly everywhere ({share:.0%}); correct it, or pass --dense_masks if it is right"
 
 
@@ -131,7 +149,7 @@ def _unite(
         if done != turned:
             image, union, _ = _unite(raw, files, picture, ignore_tags=True)
             return image, union, done
-        union = union or _Union(image.shape[:2])
+        union = union or _Union(image.shape[:2], not raw.is_paired)
         union.add(values, mask.kind, name)
     return image, union, turned
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from imaging.borders import find_borders
 from imaging.checks import MAX_TYPICAL_SHARE, judge_orientations, judge_shares
 from imaging.listing import describe_unused
 from imaging.prepared import PreparedFolder
@@ -29,13 +30,19 @@ from runtime.files import remove_partial_files, sync_folder
 class PreparationSettings(NamedTuple):
     """How images are prepared.
 
-    size: side length of the prepared images, in pixels. channel: to read from images that hold several, from 1.
-    dense_masks: accept masks that are mostly white.
+    size: side length of the prepared images, in pixels; 0: each image keeps its size. channel: to read from images that
+    hold several, from 1. dense_masks: accept masks that are mostly white. borders: write a second mask, see
+    find_borders.
     """
 
     size: int = 96
     channel: int = 0
     dense_masks: bool = False
+    borders: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        return 2 if self.borders else 1
 
 
 def prepare(
@@ -61,8 +68,8 @@ def prepare(
     journal = Journal(building / "journal.jsonl", describe_origin(raw, settings))
     if not journal.entries:
         shutil.rmtree(building, ignore_errors=True)
-    target = PreparedFolder(building)
-    for folder in (target.images, target.masks(0)):
+    target = PreparedFolder(building, num_classes=settings.num_classes)
+    for folder in (target.images, *map(target.masks, range(settings.num_classes))):
         folder.mkdir(parents=True, exist_ok=True)
     remove_partial_files(building)
     waiting = [img_id for img_id in raw.ids if img_id not in journal.entries]
@@ -82,24 +89,27 @@ def prepare(
 
 
 def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: PreparationSettings) -> dict:
-    """Write the image and mask of one id.
+    """Write the image and masks of one id.
 
     Returns its "id", the "size" of the raw image as text, the number of its "nuclei", the "marked" share of its pixels,
     and "notes", "remarks" and "kinds", see RawSample; or "id" and the reason why it is "skipped", with "marked" if that
-    is known. The mask is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel for pixel what
+    is known. A mask is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel for pixel what
     the older editions wrote.
     """
     try:
         sample = compose(raw, img_id, settings.channel)
     except InputError as error:
         return {"id": img_id, "skipped": str(error)}
-    marked = float(sample.marked.mean())
+    nuclei = sample.labels > 0
+    marked = float(nuclei.mean())
     if sample.too_dense and not settings.dense_masks:
         return {"id": img_id, "skipped": sample.too_dense, "marked": marked}
-    size = settings.size, settings.size
+    masks = [nuclei, find_borders(sample.labels)] if settings.borders else [nuclei]
+    size = (settings.size, settings.size) if settings.size else sample.image.shape[1::-1]
     write_image(target.image_path(img_id), cv2.resize(sample.image, size))
-    soft_mask = (cv2.resize(sample.marked, size) * 255).astype(np.uint8)
-    write_image(target.mask_path(img_id, 0), soft_mask)
+    for k, mask in enumerate(masks):
+        soft_mask = (cv2.resize(mask.astype(np.float64), size) * 255).astype(np.uint8)
+        write_image(target.mask_path(img_id, k), soft_mask)
     return {
         "id": img_id,
         "size": f"{sample.image.shape[1]}×{sample.image.shape[0]}",
@@ -196,9 +206,12 @@ def is_prepared(raw: RawSet, output: Path, settings: PreparationSettings) -> boo
             f"{output} lacks {plural(len(missing), 'image')}, such as {missing[0]}; --overwrite prepares all again"
         )
     remedy = "choose another --output, or replace it with --overwrite"
+    if folder.masks(1).is_dir() != settings.borders:
+        found = "without borders" if settings.borders else "with borders"
+        raise InputError(f"{output} is prepared already, but {found}; {remedy}")
     for img_id in present:
         height, width = folder.read(img_id)[0].shape[:2]  # the mask has the same size
-        if (height, width) != (settings.size, settings.size):
+        if settings.size and (height, width) != (settings.size, settings.size):
             raise InputError(f"{folder.images} holds {width}×{height}, not {settings.size}×{settings.size}; {remedy}")
     if different := describe_differences(output, describe_origin(raw, settings)):
         raise InputError(f"{output} is prepared already, but in another way ({different}); {remedy}")

@@ -18,7 +18,8 @@ INNER_ZIP = "stage1_train.zip"  # in the zip that Kaggle offers for the whole co
 class RawSet:
     """A raw set in a folder or a zip: by id, the names of its images and masks; `read` returns the bytes of one.
 
-    A zip may hold the zip of the raw images. `unused` names what looks like an image and is not used, by reason.
+    A zip may hold the zip of the raw images. `is_paired`: does an image have one mask file in place of one per nucleus?
+    `unused` names what looks like an image and is not used, by reason.
     `ambiguous` tells by id why it is unclear which mask belongs to the image.
     It can be sent to another process, which then opens the zip itself.
     Raises InputError if the path does not exist, holds no raw images or several classes of masks, or is a zip that
@@ -39,7 +40,7 @@ class RawSet:
                 f"{path}: no such file or folder; give the raw set with --input, fetch it with --download, "
                 "or try --synthetic 200"
             )
-        self.images, self.masks = layout.images, layout.masks
+        self.images, self.masks, self.is_paired = layout.images, layout.masks, layout.is_paired
         for reason, found in layout.unused.items():
             self.unused.setdefault(reason, []).extend(found)
         self.ids = sorted(self.images.keys() | self.masks.keys())
@@ -52,7 +53,7 @@ class RawSet:
         self.ambiguous = {
             img_id: f"{img_id} ({', '.join(found)}): {len(found)} mask files, but there must be one"
             for img_id, found in self.masks.items()
-            if layout.is_paired and len(found) > 1 and img_id in self.images
+            if self.is_paired and len(found) > 1 and img_id in self.images
         }
 
     def _open(self) -> Layout:

@@ -56,7 +56,7 @@ def test_all_masks_are_turned(tmp_path):
     masks = {"1": rectangle(0, 0), "2": rectangle(20, 50)}
     sample = compose(write_id(tmp_path, masks, 6, {"1": 6, "2": 6}), "a")
     assert sample.image.shape == (60, 40, 3) and "turned by its orientation tag" in sample.notes
-    assert np.array_equal(sample.marked > 0, np.rot90(masks["1"] | masks["2"], -1) > 0)
+    assert np.array_equal(sample.labels > 0, np.rot90(masks["1"] | masks["2"], -1) > 0)
 
 
 @pytest.mark.parametrize("tags", [{}, {"1": 6}, {"2": 6}])
@@ -64,7 +64,7 @@ def test_no_mask_is_turned_if_one_fits_only_as_stored(tmp_path, tags):
     masks = {"1": rectangle(0, 0), "2": rectangle(20, 50)}
     sample = compose(write_id(tmp_path, masks, 6, tags), "a")
     assert sample.image.shape == (*SIZE, 3) and "not turned, as their masks are not" in sample.notes
-    assert np.array_equal(sample.marked > 0, (masks["1"] | masks["2"]) > 0)
+    assert np.array_equal(sample.labels > 0, (masks["1"] | masks["2"]) > 0)
     assert sample.nuclei == 2 and sample.remarks == ()
 
 
@@ -81,7 +81,7 @@ def test_pages_are_named(tmp_path):
         "a/masks/1.tif, page 2 marks nothing",
         "a/masks/1.tif, page 3 marks the same pixels as a/masks/1.tif, page 1",
     )
-    assert sample.nuclei == 4 and int(sample.marked.sum()) == 100
+    assert sample.nuclei == 4 and int(np.count_nonzero(sample.labels)) == 100
 
 
 def test_equal_shapes_at_other_places_are_not_the_same_pixels(tmp_path):
