@@ -3,7 +3,7 @@
 import math
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from imaging import augment
 from imaging.cache import ImageCache
 from imaging.checks import check_dataset
+from imaging.crops import Cropper, typical_diameter
 from imaging.prepared import PreparedFolder
 from runtime.errors import InputError
 from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, start_loader_worker
 
+# (id, image, masks, random generator) → a window of the image and of the masks, at the size of the input
+Crop = Callable[[str, np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 Key = int | tuple[int, int]  # of a sample: (epoch, index), or index alone for epoch 0
 # images (N, 3, H, W) and masks (N, num_classes, H, W), or None if no sample could be read, and facts about them
 Batch = tuple[torch.Tensor | None, torch.Tensor | None, dict]
@@ -61,9 +64,10 @@ class NucleiDataset(Dataset):
         seed: int = 0,
         on_unreadable: Literal["raise", "skip", "replace"] = "raise",
         cache: ImageCache | None = None,
+        crop: Crop | None = None,
     ):
         self.folder, self.ids, self.pipeline, self.seed = folder, ids, pipeline, seed
-        self.on_unreadable, self.cache = on_unreadable, cache
+        self.on_unreadable, self.cache, self.crop = on_unreadable, cache, crop
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,7 +95,9 @@ class NucleiDataset(Dataset):
             if arrays is None:
                 continue
             with add_path_to_errors(self.folder.image_path(img_id)):
-                image, mask = self.pipeline.augment(*arrays, *augment.random_generators(self.seed, epoch, index))
+                generators = augment.random_generators(self.seed, epoch, index)
+                arrays = self.crop(img_id, *arrays, generators[0]) if self.crop else arrays
+                image, mask = self.pipeline.augment(*arrays, *generators)
                 if images is None:
                     images = _new_batch(len(keys), 3, *image.shape[:2])
                     masks = _new_batch(len(keys), self.folder.num_classes, *image.shape[:2])
@@ -139,17 +145,15 @@ def open_dataset(
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
     skip_bad = settings.get("skip_bad") is True
-    cache = ImageCache(cache_mb)
-    survey = check_dataset(folder, skip_bad, settings["dense_masks"], cache.add)
-    cache.close()
-    folder = replace(folder, zero_one=survey.zero_one)
-    train_ids, val_ids = split_ids(survey.ids, settings["inner_split"])
+    folder, ids, cropper, cache = _check(folder, settings, cache_mb)
+    train_ids, val_ids = split_ids(ids, settings["inner_split"])
     size = settings["input_h"], settings["input_w"]
-    print(survey.describe(*size), flush=True)
     transform = augment.train_transform(*size, augmentation, settings["normalization"])
     pipeline = augment.Pipeline(transform, settings["divide_twice"])
-    train = NucleiDataset(folder, train_ids, pipeline, settings["seed"], "replace" if skip_bad else "raise", cache)
-    return train, _val_dataset(folder, val_ids, settings, cache)
+    on_unreadable = "replace" if skip_bad else "raise"
+    crop = cropper.random if cropper else None
+    train = NucleiDataset(folder, train_ids, pipeline, settings["seed"], on_unreadable, cache, crop)
+    return train, _val_dataset(folder, val_ids, settings, cropper, cache)
 
 
 def open_all(data_path: Path, num_classes: int, settings: Mapping) -> NucleiDataset:
@@ -158,18 +162,41 @@ def open_all(data_path: Path, num_classes: int, settings: Mapping) -> NucleiData
     settings: as of open_dataset. Raises InputError with everything that is wrong with the files.
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
-    survey = check_dataset(folder, settings.get("skip_bad") is True, settings["dense_masks"])
-    print(survey.describe(settings["input_h"], settings["input_w"]), flush=True)
-    return _val_dataset(replace(folder, zero_one=survey.zero_one), survey.ids, settings)
+    folder, ids, cropper, _ = _check(folder, settings, cache_mb=0)
+    return _val_dataset(folder, ids, settings, cropper)
+
+
+def _check(
+    folder: PreparedFolder, settings: Mapping, cache_mb: float
+) -> tuple[PreparedFolder, list[str], Cropper | None, ImageCache]:
+    """Check a data set and print what was found; returns it, its ids, how to crop its images, and a cache of them."""
+    cache, diameters = ImageCache(cache_mb), {}
+
+    def keep(img_id: str, image: np.ndarray, masks: np.ndarray) -> None:
+        cache.add(img_id, image, masks)
+        if settings["crop_diameter"]:
+            diameters[img_id] = typical_diameter(masks)
+
+    survey = check_dataset(folder, settings.get("skip_bad") is True, settings["dense_masks"], keep)
+    cache.close()
+    size = settings["input_h"], settings["input_w"]
+    cropper = Cropper(*size, settings["crop_diameter"], diameters) if settings["crop_diameter"] else None
+    print(cropper.describe() if cropper else survey.describe(*size), flush=True)
+    return replace(folder, zero_one=survey.zero_one), survey.ids, cropper, cache
 
 
 def _val_dataset(
-    folder: PreparedFolder, ids: list[str], settings: Mapping, cache: ImageCache | None = None
+    folder: PreparedFolder,
+    ids: list[str],
+    settings: Mapping,
+    cropper: Cropper | None = None,
+    cache: ImageCache | None = None,
 ) -> NucleiDataset:
     transform = augment.val_transform(settings["input_h"], settings["input_w"], settings["normalization"])
     pipeline = augment.Pipeline(transform, settings["divide_twice"])
     on_unreadable = "skip" if settings.get("skip_bad") is True else "raise"
-    return NucleiDataset(folder, ids, pipeline, settings["seed"], on_unreadable, cache)
+    crop = cropper.center if cropper else None
+    return NucleiDataset(folder, ids, pipeline, settings["seed"], on_unreadable, cache, crop)
 
 
 def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:

@@ -44,6 +44,27 @@ class BCEDiceLoss(nn.Module):
         return 0.5 * bce + 1 - dice.mean()
 
 
+class BorderLoss(nn.Module):
+    """BCE whose pixels weigh more at borders, plus 1 − Dice of each class: for nuclei and the borders between them.
+
+    logits and targets in [0, 1] are (N, C, H, W), and the last class are the borders; returns a scalar. A pixel on a
+    border weighs 1 + border_weight times as much as others, in all classes. Dice is taken over the whole batch, because
+    many images have no borders.
+    """
+
+    border_weight, smooth = 5, 1e-5
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        _check(logits, target)
+        logits, target = _at_least_float32(logits), _at_least_float32(target)
+        weight = 1 + self.border_weight * target[:, -1:]
+        bce = F.binary_cross_entropy_with_logits(logits, target, weight.expand_as(target))
+        probability = torch.sigmoid(logits)
+        intersection, total = (x.sum((0, 2, 3)) for x in (probability * target, probability + target))
+        dice = (2 * intersection + self.smooth) / (total + self.smooth)
+        return bce + 1 - dice.mean()
+
+
 class LovaszHingeLoss(nn.Module):
     """Binary Lovász hinge (Berman et al. 2018, arXiv:1705.08790), averaged over images and classes; returns a scalar.
 
@@ -86,4 +107,4 @@ class DeepSupervisionLoss(nn.Module):
         return torch.stack([self.loss(head, target) for head in heads]).mean()
 
 
-LOSSES = {loss.__name__: loss for loss in (LovaszHingeLoss, BCEDiceLoss, BCEWithLogitsLoss)}
+LOSSES = {loss.__name__: loss for loss in (LovaszHingeLoss, BCEDiceLoss, BCEWithLogitsLoss, BorderLoss)}

@@ -81,7 +81,36 @@ def _rotate_flip_and_warp() -> list[Transform]:
     return [*_rotate_and_flip(), affine, A.ElasticTransform(alpha=30, sigma=5, p=0.3, **border)]
 
 
-AUGMENTATIONS = {"published": _rotate_flip_and_color, "turns": _rotate_and_flip, "warps": _rotate_flip_and_warp}
+def _rotate_flip_and_vary() -> list[Transform]:
+    """Stains, microscopes and cameras differ: vary the orientation, colors, brightness, sharpness and noise."""
+    color = A.OneOf(
+        [
+            A.HueSaturationValue(hue_shift_limit=40, sat_shift_limit=40, val_shift_limit=20, p=1),
+            A.ChannelShuffle(p=1),
+            A.ToGray(p=1),
+        ],
+        p=0.4,
+    )
+    quality = A.OneOf(
+        [A.GaussianBlur(sigma_limit=(0.5, 1.5), blur_limit=0, p=1), A.GaussNoise(std_range=(0.01, 0.06), p=1)], p=0.3
+    )
+    return [
+        *_rotate_and_flip(),
+        A.Affine(rotate=(-45, 45), border_mode=cv2.BORDER_REFLECT_101, p=0.3),
+        color,
+        A.RandomGamma(gamma_limit=(50, 200), p=0.4),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.3),
+        A.InvertImg(p=0.1),
+        quality,
+    ]
+
+
+AUGMENTATIONS = {
+    "published": _rotate_flip_and_color,
+    "turns": _rotate_and_flip,
+    "warps": _rotate_flip_and_warp,
+    "nuclei": _rotate_flip_and_vary,
+}
 
 
 class Pipeline:

@@ -33,6 +33,8 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
         parser.error("--resume auto continues a run; --evaluate and --pretrained need the path of a checkpoint")
     if args.deep_supervision and args.arch == "UNet":
         parser.error("--deep_supervision True: UNet has a single head; add --arch NestedUNet")
+    if args.loss == "BorderLoss" and args.num_classes < 2:
+        parser.error("--loss BorderLoss needs --num_classes 2: nuclei, and the borders between them")
     if args.profiling != "False" and args.stop_step <= args.start_step:
         parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
     if args.scheduler == "OneCycleLR" and args.min_lr == 0:

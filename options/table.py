@@ -7,11 +7,12 @@ from runtime.flags import Flag
 
 # a test compares these with the tables in archs.py, losses.py, train.py and augment.py: importing those imports torch
 ARCHS = ("UNet", "NestedUNet")
-LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss")
+LOSSES = ("LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss", "BorderLoss")
 OPTIMIZERS = ("Adam", "AdamW", "SGD")
 SCHEDULERS = ("CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR", "OneCycleLR")
-AUGMENTATIONS = ("published", "turns", "warps")
+AUGMENTATIONS = ("published", "turns", "warps", "nuclei")
 NORMALIZATIONS = ("standard", "image")
+RECIPE_NAMES = ("faithful", "fast", "nuclei")
 DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
 SIDE_MULTIPLE = 16  # archs.STRIDE: four poolings halve the sides
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
@@ -31,8 +32,10 @@ WITH_MIN_LR = ("scheduler", ("CosineAnnealingLR", "ReduceLROnPlateau", "OneCycle
 GROUPS = {
     "run": {
         "name": Flag(None, str, "folder under models/ (default: <dataset>_<arch>_wDS or _woDS)"),
-        "recipe": Flag("faithful", None, "set of defaults; fast: see --recipe fast --help", ("faithful", "fast")),
-        "epochs": Flag(100, whole(1), "number of passes over the training images", fast=10, same_run=WITH_EPOCHS),
+        "recipe": Flag("faithful", None, "set of defaults, see --recipe fast --help and --recipe nuclei --help",
+            RECIPE_NAMES),
+        "epochs": Flag(100, whole(1), "number of passes over the training images", fast=10, nuclei=60,
+            same_run=WITH_EPOCHS),
         "batch_size": Flag(16, BATCH_SIZE, "images per step, over all ranks", aliases=("-b",), same_run=True,
             evaluation=True, image_order=True),
         "seed": Flag(5, SEED, "for weights, order and augmentation", same_run=True, image_order=True),
@@ -47,7 +50,8 @@ GROUPS = {
         "debug": Flag(False, None, "print the traceback of an error before its sentence", local=True),
     },
     "data": {
-        "dataset": Flag("dsb2018_96", folder_name, "name of the data set, for the default paths"),
+        "dataset": Flag("dsb2018_96", folder_name, "name of the data set, for the default paths",
+            nuclei="dsb2018_native"),
         "img_ext": Flag(".png", extension, "extension of the images", evaluation=True),
         "mask_ext": Flag(".png", extension, "extension of the masks", evaluation=True),
         "channel": Flag(0, whole(0), "channel to read from images that hold several, counted from 1; 0: none",
@@ -56,13 +60,15 @@ GROUPS = {
         "inner_split": Flag(False, None, "validate on a fifth of the training images, to choose among recipes",
             same_run=True, evaluation=True),
         "augmentation": Flag("published", None, "published: flips, quarter turns, color shifts; turns: without the "
-            "color shifts; warps: affine and elastic warps instead of them", AUGMENTATIONS, fast="turns",
-            same_run=True),
+            "color shifts; warps: affine and elastic warps instead of them; nuclei: turns, colors, brightness, noise",
+            AUGMENTATIONS, fast="turns", nuclei="nuclei", same_run=True),
+        "crop_diameter": Flag(0.0, real(0, below=4096), "cut the inputs out of images scaled so that their nuclei have "
+            "this diameter, in pixels; 0: resize whole images", nuclei=20.0, same_run=True, input=True),
         "normalization": Flag("standard", None,
             "standard: by the published mean and std; image: by the mean and std of each image", NORMALIZATIONS,
-            fast="image", same_run=True, input=True),
+            fast="image", nuclei="image", same_run=True, input=True),
         "divide_twice": Flag(True, true_or_false, "divide by 255 again after normalization", fast=False,
-            same_run=True, input=True),
+            nuclei=False, same_run=True, input=True),
         "skip_bad": Flag(False, None, "continue without images that cannot be read", evaluation=True),
         "cache_mb": Flag(1024, whole(0), "MB of memory for decoded images, in each rank; 0: none"),
         "num_workers": Flag(4, whole(0), "processes that load data, over all ranks"),
@@ -71,15 +77,18 @@ GROUPS = {
         "arch": Flag("UNet", None, "architecture", ARCHS, aliases=("-a",), same_run=True),
         "deep_supervision": Flag(False, true_or_false, "NestedUNet with four heads", same_run=True),
         "input_channels": Flag(3, int, "images are read as BGR", (3,), same_run=True),
-        "num_classes": Flag(1, whole(1), "mask folders 0 … N-1", same_run=True),
-        "input_h": Flag(96, INPUT_SIDE, "height of the net's input, a multiple of 16", same_run=True, input=True),
-        "input_w": Flag(96, INPUT_SIDE, "width of the net's input, a multiple of 16", same_run=True, input=True),
+        "num_classes": Flag(1, whole(1), "mask folders 0 … N-1", nuclei=2, same_run=True),
+        "input_h": Flag(96, INPUT_SIDE, "height of the net's input, a multiple of 16", nuclei=192, same_run=True,
+            input=True),
+        "input_w": Flag(96, INPUT_SIDE, "width of the net's input, a multiple of 16", nuclei=192, same_run=True,
+            input=True),
     },
     "recipe": {
-        "loss": Flag("LovaszHingeLoss", None, "training loss", LOSSES, same_run=True, evaluation=True),
-        "optimizer": Flag("Adam", None, "optimizer", OPTIMIZERS, same_run=True),
+        "loss": Flag("LovaszHingeLoss", None, "training loss", LOSSES, nuclei="BorderLoss", same_run=True,
+            evaluation=True),
+        "optimizer": Flag("Adam", None, "optimizer", OPTIMIZERS, nuclei="AdamW", same_run=True),
         "lr": Flag(1e-3, real(0, open_end=True, below=1e36), "initial learning rate", aliases=("--learning_rate",),
-            same_run=True),
+            nuclei=2e-3, same_run=True),
         "momentum": Flag(0.9, real(0), "of SGD", same_run=WITH_SGD),
         "weight_decay": Flag(1e-4, real(0), "L2 penalty", same_run=True),
         "nesterov": Flag(False, true_or_false, "Nesterov momentum of SGD", same_run=WITH_SGD),
@@ -87,7 +96,7 @@ GROUPS = {
         "min_lr": Flag(1e-5, real(0), "of CosineAnnealingLR, ReduceLROnPlateau, OneCycleLR", fast=3e-4,
             same_run=WITH_MIN_LR),
         "ema": Flag(0.0, real(0, below=1), "decay of the weights' EMA, which is evaluated and saved; 0: off",
-            fast=0.99, same_run=True),
+            fast=0.99, nuclei=0.99, same_run=True),
         "warmup": Flag(0.1, real(0, below=1), "of OneCycleLR: share of the steps with a rising learning rate",
             same_run=WITH_ONE_CYCLE),
         "factor": Flag(0.1, real(0, open_end=True, below=1), "of ReduceLROnPlateau", same_run=WITH_PLATEAU),
@@ -128,8 +137,11 @@ GROUPS = {
 }
 # fmt: on
 FLAGS = {name: flag for group in GROUPS.values() for name, flag in group.items()}
-# the values of `fast=` in the table above are the defaults of --recipe fast
-RECIPES = {"faithful": {}, "fast": {name: flag.fast for name, flag in FLAGS.items() if flag.fast is not None}}
+# the values of `fast=` and `nuclei=` in the table above are the defaults of these recipes
+RECIPES = {
+    recipe: {name: value for name, flag in FLAGS.items() if (value := getattr(flag, recipe, None)) is not None}
+    for recipe in RECIPE_NAMES
+}
 # may differ from process to process
 LOCAL_FLAGS = {"data_path", *(name for name, flag in FLAGS.items() if flag.local)}
 # how images are prepared for a net: taken over from a checkpoint also for a new run from its weights

@@ -22,7 +22,9 @@ class Flag:
     choices: tuple = ()
     aliases: tuple[str, ...] = ()
     metavar: str | None = None
-    fast: object = None  # the default of `--recipe fast`, if it is another one
+    # the defaults of `--recipe fast` and `--recipe nuclei`, if they are others
+    fast: object = None
+    nuclei: object = None
     # another value makes another run, which `--resume` refuses; (flag, values): only if that flag has one of the values
     same_run: bool | tuple[str, tuple[str, ...]] = False
     input: bool = False  # a net expects images that are prepared with the value that it was trained with

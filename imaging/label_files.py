@@ -1,0 +1,49 @@
+"""Nuclei as files for other programs: label images, and regions of interest for ImageJ."""
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from skimage.measure import regionprops
+
+from runtime.errors import InputError
+from runtime.files import atomic_write
+
+MAX_16_BIT = 65_535
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """Write a label image (H, W) as TIFF of 16 bits, or of 32 bits if there are more than 65,535 nuclei."""
+    kind = np.uint16 if labels.max(initial=0) <= MAX_16_BIT else np.uint32
+    with atomic_write(path) as partial:
+        tifffile.imwrite(partial, labels.astype(kind), compression="zlib", photometric="minisblack")
+
+
+def write_rois(path: Path, labels: np.ndarray) -> None:
+    """Write the outline of each nucleus of a label image (H, W) as a region of interest in a zip that ImageJ opens.
+
+    Raises InputError if the package roifile is not installed.
+    """
+    try:
+        from roifile import ImagejRoi  # here, because few users need it and it is not in requirements.txt
+    except ImportError as error:
+        raise InputError("--rois needs the package roifile: run `pip install roifile`") from error
+    with atomic_write(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for nucleus in regionprops(labels):
+            top_left = np.array([nucleus.bbox[1], nucleus.bbox[0]])
+            roi = ImagejRoi.frompoints(outline(nucleus.image) + top_left, name=str(nucleus.label))
+            archive.writestr(f"{nucleus.label:05d}.roi", roi.tobytes())
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Return the corners (x, y) of the polygon around the marked pixels (H, W); of several parts, around the largest.
+
+    ImageJ counts the edges of pixels: a single pixel is the square from (0, 0) to (1, 1).
+    """
+    # Each pixel as four: a contour runs through the centers of pixels, here a quarter pixel within the edges.
+    fine = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    contours = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    corners = (max(contours, key=cv2.contourArea)[:, 0] + 1) // 2
+    return corners[(corners != np.roll(corners, 1, 0)).any(1)]

@@ -1,0 +1,62 @@
+"""Probabilities of an image at its own size, by a network that works at another size or scale."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from imaging.crops import MAX_SCALE, median_diameter, resize
+from imaging.instances import SplitSettings, find_nuclei
+
+MAX_PASSES = 3  # that estimate the diameter
+CLOSE_ENOUGH = 1.15  # ratio of two estimates
+FIRST_PASS_SIDE = 1024  # pixels; the first pass over a larger image is made at a smaller scale
+
+
+class Prediction(NamedTuple):
+    """probability: (num_classes, H, W), float32 in [0, 1]. diameter: that the image's nuclei were taken to have."""
+
+    probability: np.ndarray
+    diameter: float | None
+
+
+class Predictor:
+    """Computes the probabilities of an image of any size.
+
+    net: uint8 BGR (h, w, 3) → probabilities, float32 (num_classes, h, w).
+    size: height and width to which the net's input is resized. crop_diameter: if it is above 0, the image is instead
+    scaled so that its nuclei have this diameter, in pixels.
+    """
+
+    def __init__(self, net: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], crop_diameter: float = 0):
+        self.net, self.size, self.crop_diameter = net, size, crop_diameter
+
+    def __call__(self, image: np.ndarray, diameter: float | None = None) -> Prediction:
+        """Predict an image, uint8 BGR (H, W, 3); diameter: of its nuclei in pixels; None: it is estimated if needed."""
+        if not self.crop_diameter:
+            # by linear interpolation, as in training
+            return Prediction(self._predict(image, cv2.resize(image, self.size[::-1])), None)
+        if diameter:
+            return Prediction(self._predict_scaled(image, diameter), diameter)
+        return self._estimate(image)
+
+    def _estimate(self, image: np.ndarray) -> Prediction:
+        """Predict with the diameter of which the last pass says the same as the pass before."""
+        diameter = self.crop_diameter * max(1, max(image.shape) / FIRST_PASS_SIDE)
+        for _ in range(MAX_PASSES):
+            used, probability = diameter, self._predict_scaled(image, diameter)
+            found = median_diameter(find_nuclei(probability, SplitSettings()))
+            diameter = found or used
+            if max(used, diameter) / min(used, diameter) < CLOSE_ENOUGH:
+                break
+        return Prediction(probability, used)
+
+    def _predict_scaled(self, image: np.ndarray, diameter: float) -> np.ndarray:
+        scale = min(MAX_SCALE, self.crop_diameter / diameter)
+        return self._predict(image, resize(image, *(max(1, round(side * scale)) for side in image.shape[:2])))
+
+    def _predict(self, image: np.ndarray, resized: np.ndarray) -> np.ndarray:
+        """Return the probabilities of an image, predicted from its resized copy."""
+        size = image.shape[1::-1]
+        return np.stack([cv2.resize(channel, size, interpolation=cv2.INTER_LINEAR) for channel in self.net(resized)])

@@ -1,0 +1,50 @@
+"""Search for the settings of the splitter that fit a model best."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from imaging.instances import SplitSettings, find_nuclei
+
+# tried for each setting, in this order of the settings
+GRID = {
+    "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "core_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "smoothing": (0.0, 0.1, 0.2, 0.3, 0.4),
+    "distance": (0.25, 0.35, 0.45, 0.55, 0.65, 0.8),
+    "min_area": (4, 8, 12, 16, 24, 32),
+}
+ROUNDS = 2
+
+
+def tune(
+    images: list[tuple[np.ndarray, np.ndarray]],
+    score: Callable[[np.ndarray, np.ndarray], float],
+    start: SplitSettings,
+    run: Callable[[Callable, Iterable], Iterable[float]] = map,
+) -> tuple[SplitSettings, float, list[dict]]:
+    """Change one setting at a time while the mean score rises; returns the best, its score, and all that was tried.
+
+    images: probabilities (C, H, W) and true labels (H, W). score: of predicted and true labels. run: maps a function
+    over the images, perhaps in several processes.
+    """
+    tried: dict[SplitSettings, float] = {}
+
+    def mean_score(settings: SplitSettings) -> float:
+        if settings not in tried:
+            tried[settings] = float(
+                np.mean(list(run(lambda image: score(find_nuclei(image[0], settings), image[1]), images)))
+            )
+        return tried[settings]
+
+    best, with_borders = start, len(images[0][0]) > 1
+    for _ in range(ROUNDS):
+        before = best
+        for name, values in GRID.items():
+            if name == "core_threshold" and not with_borders:
+                continue
+            candidates = [best, *(best._replace(**{name: value}) for value in values)]
+            best = max(candidates, key=mean_score)
+        if best == before:
+            break
+    return best, tried[best], [{**settings._asdict(), "score": value} for settings, value in tried.items()]
