@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 import archs
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
-from runtime.checkpoint import checkpoint_errors, load_checkpoint
+from runtime.checkpoint import load_checkpoint
 from runtime.device import Device
 from runtime.distributed import Runtime
-from runtime.errors import InputError
+from runtime.errors import InputError, checkpoint_errors
 from runtime.interrupts import Interrupted
 from runtime.precision import warn_if_half_is_slow
 from runtime.precision_levels import to_half
@@ -111,11 +112,11 @@ def evaluate(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Iterable[Tensor], runtime: Runtime) -> Iterator[Tensor]:
+def predict(model: nn.Module, batches: Iterable[Tensor | np.ndarray], runtime: Runtime) -> Iterator[Tensor]:
     """Yield probabilities (N, num_classes, H, W) on the CPU for each batch of inputs (N, 3, H, W)."""
     model.eval()
     for images in batches:
-        logits = final_head(model(images.to(runtime.device, memory_format=runtime.memory_format)))
+        logits = final_head(model(torch.as_tensor(images).to(runtime.device, memory_format=runtime.memory_format)))
         yield torch.sigmoid(logits).cpu().contiguous()
 
 
@@ -231,6 +232,17 @@ class Padded(nn.Module):
         if isinstance(output, Tensor):
             return output[:, :, :height, :width]
         return [head[:, :, :height, :width] for head in output]
+
+
+class ExportedNet(nn.Module):
+    """A runtime.onnx_model.OnnxModel as a module on the CPU: images (N, 3, H, W) → logits (N, num_classes, H, W)."""
+
+    def __init__(self, export):
+        super().__init__()
+        self.export, self.num_classes = export, export.num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.export.logits(x.contiguous().numpy()))
 
 
 class TestTimeAugmented(nn.Module):

@@ -5,7 +5,7 @@ from runtime import names, startup
 from runtime.errors import InputError
 
 if __name__ == "__main__":  # before the slow imports, so that --help and a mistyped flag are answered at once
-    ARGS = startup.parse_flags(options.parse_preprocess, needs_torch=False)
+    ARGS = startup.parse_flags(options.parse_preprocess, needs_torch=lambda args: False)
 
 from argparse import Namespace
 from collections import Counter

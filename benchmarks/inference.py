@@ -53,7 +53,7 @@ def export_net(model: nn.Module, example: Tensor, path: Path) -> nn.Module:
     pthtar2onnx.export(model, example, path, 11, dynamic=True)
     export = OnnxModel(path)
     export.set_size(*example.shape[2:], archs.STRIDE)
-    return export
+    return engine.ExportedNet(export)
 
 
 def run_net(bench: Bench) -> None:

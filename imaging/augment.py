@@ -10,7 +10,6 @@ import albucore
 import albumentations as A
 import cv2
 import numpy as np
-import torch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 ALL_BYTES = np.arange(256, dtype=np.uint8).reshape(-1, 1)
@@ -35,11 +34,11 @@ def val_transform(height: int, width: int, normalization: str = "standard") -> A
     return A.Compose([A.Resize(height, width), A.Normalize(mean=MEAN, std=STD, normalization=normalization)])
 
 
-def to_input(image: np.ndarray, divide_twice: bool = True) -> torch.Tensor:
+def to_input(image: np.ndarray, divide_twice: bool = True) -> np.ndarray:
     """Convert normalized floats (H, W, 3) to the model's input, float32 (3, H, W)."""
     # normalization has divided by 255 already, but published numbers and old checkpoints depend on the second time
     image = image.astype(np.float32) / 255 if divide_twice else image.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
 def random_generators(seed: int, epoch: int, index: int) -> tuple[np.random.Generator, Random]:
@@ -132,7 +131,7 @@ class Pipeline:
             self.normalize = self.steps.pop()
             # the model's input for each channel and byte, (3, 256)
             normalized = self.normalize(image=ALL_BYTES.repeat(3, 1)[:, None])["image"]
-            self.input_values = to_input(normalized, divide_twice)[..., 0].numpy()
+            self.input_values = to_input(normalized, divide_twice)[..., 0]
 
     def augment(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator, random: Random) -> Arrays:
         """Apply all steps but the final normalization to uint8 arrays; the generators: see `random_generators`."""
@@ -151,7 +150,7 @@ class Pipeline:
                 np.take(values, image[..., channel], out=out, mode="clip")  # in other modes NumPy buffers `out`
         else:
             image = self.normalize(image=image)["image"] if self.normalize else image
-            image_out[:] = to_input(image, self.divide_twice).numpy()
+            image_out[:] = to_input(image, self.divide_twice)
         # masks keep their soft edges: part of the recipe
         mask = mask.reshape(*mask.shape[:2], len(mask_out)).transpose(2, 0, 1)
         np.divide(mask, np.float32(255), out=mask_out, dtype=np.float32)

@@ -1,12 +1,11 @@
 """The checkpoint file: writing it so that a readable one always exists, and reading it without running its code."""
 
-import contextlib
 import errno
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from runtime.checkpoint_safety import find_damage, is_modest, is_plain, numpy_scalar_types
 from runtime.distributed import Runtime
-from runtime.errors import InputError
+from runtime.errors import InputError, checkpoint_errors
 from runtime.files import atomic_write
-from runtime.names import one_line
 from runtime.run_files import read_history, save_config, write_history
 from runtime.state import TrainingState
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint.prev.pth.tar", "model_best.pth.tar"
-# what a value of the wrong type or shape in a checkpoint may raise when it is used
-MISFIT_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)
 
 
 class CheckpointSaver:
@@ -194,15 +190,6 @@ def _adopt_best_model(resumed: Path, folder: Path, best_iou: float) -> float:
         with atomic_write(best) as partial:
             shutil.copyfile(source, partial)
     return best_iou
-
-
-@contextlib.contextmanager
-def checkpoint_errors(path: Path) -> Iterator[None]:
-    """Report an unsuitable value of a checkpoint as an InputError that names the checkpoint."""
-    try:
-        yield
-    except MISFIT_ERRORS as error:
-        raise InputError(f"{path} does not fit this run: {one_line(error, 300)}") from error
 
 
 def _unpickle(path: Path, trust: bool):

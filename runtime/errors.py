@@ -7,7 +7,9 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from runtime import names
 
@@ -18,6 +20,8 @@ SMALL_SHARED_MEMORY = (
     "start the container with a larger --shm-size"
 )
 SEE_DEBUG = "--debug shows where"
+# what a value of the wrong type or shape in a checkpoint may raise when it is used
+MISFIT_ERRORS = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, OverflowError)
 
 
 class InputError(ValueError):
@@ -31,6 +35,15 @@ class DivergedError(InputError):
         super().__init__(
             f"{what}; training stops, the last checkpoint stays. Try a lower --lr, and look at the images and masks"
         )
+
+
+@contextmanager
+def checkpoint_errors(path: Path) -> Iterator[None]:
+    """Report an unsuitable value of a checkpoint as an InputError that names the checkpoint."""
+    try:
+        yield
+    except MISFIT_ERRORS as error:
+        raise InputError(f"{path} does not fit this run: {names.one_line(error, 300)}") from error
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from pathlib import Path
 import yaml
 
 from runtime import names
-from runtime.checkpoint import checkpoint_errors
-from runtime.errors import InputError
+from runtime.errors import InputError, checkpoint_errors
 from runtime.files import read_bytes
 from runtime.flags import Flag, Flags
 

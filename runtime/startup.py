@@ -16,8 +16,13 @@ PACKAGES = ("torch", "albumentations", "cv2", "numpy", "sklearn", "pandas", "yam
 PACKAGES += ("matplotlib", "onnx", "onnxruntime", "tifffile", "imagecodecs", "PIL", "skimage")
 
 
-def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Namespace:
-    """Parse the command line, then exit with one sentence if a package is missing or torch cannot be loaded."""
+def parse_flags(
+    parse: Callable[[], Namespace], needs_torch: Callable[[Namespace], bool] = lambda args: True
+) -> Namespace:
+    """Parse the command line, then exit with one sentence if a package is missing or torch cannot be loaded.
+
+    needs_torch: tells by the flags if the script imports torch.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # print `\xd7` for what the terminal's encoding lacks, instead of failing
             stream.reconfigure(errors="backslashreplace")
@@ -26,11 +31,15 @@ def parse_flags(parse: Callable[[], Namespace], needs_torch: bool = True) -> Nam
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     configure_opencv()
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    with_torch = needs_torch(args)
+    needed = [name for name in PACKAGES if name != "torch" or with_torch]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(f"[Error] not installed: {', '.join(missing)}; run `pip install -r requirements.txt`")
-    if needs_torch:
+    if with_torch:
         _import_torch(args.debug)
+    else:  # albumentations imports torch if it is there; an NPU's part of it would only take time, or fail
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     return args
 
 

@@ -8,7 +8,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
-from conftest import random_net, run, write_dataset
+from conftest import random_net, run, run_afresh, write_dataset
 from onnx import TensorProto, helper
 
 import archs
@@ -97,10 +97,13 @@ def test_probabilities_are_those_of_the_checkpoint(home, flags, side):
     exported = open_model(side, side)
     assert (exported.num_classes, exported.size) == (2, (side, side))
     batches = [torch.randn(n, 3, side, side) / 255 for n in (5, 1)]
-    device = init_runtime("cpu")
-    pairs = zip(*(engine.predict(engine.Padded(model), batches, device) for model in (net, exported)), strict=True)
-    for ours, theirs in pairs:
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    expected = list(engine.predict(engine.Padded(net), batches, init_runtime("cpu")))
+    for ours, theirs in zip(exported.predict(batch.numpy() for batch in batches), expected, strict=True):
+        assert ours.dtype == np.float32 and ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for batch, theirs in zip(batches, expected):
+        ours = torch.sigmoid(engine.ExportedNet(exported)(batch))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_the_size(home, capsys):
@@ -162,10 +165,10 @@ REFUSED = {
         one_node("Relu", [(TensorProto.FLOAT, [1, 1, 32, 32])], [(TensorProto.FLOAT, [1, 1, 32, 32])]),
         "its net takes 1 channels, but images are read with 3",
     ),
-    "two inputs": (one_node("Add", [IMAGES, IMAGES], [IMAGES]), "does not take a batch of float32 images"),
+    "two inputs": (one_node("Add", [IMAGES, IMAGES], [IMAGES]), "does not take a batch of float32 or uint8 images"),
     "half precision": (
         one_node("Relu", [(TensorProto.FLOAT16, IMAGES[1])], [(TensorProto.FLOAT16, IMAGES[1])]),
-        "does not take a batch of float32 images",
+        "does not take a batch of float32 or uint8 images",
     ),
     "a classifier": (
         one_node("GlobalAveragePool", [IMAGES], [(TensorProto.FLOAT, [1, 3, 1, 1])]),
@@ -203,3 +206,17 @@ def test_errors_as_a_user_sees_them(home):
     result = run("demo.py", "--onnx", "net.onnx", cwd=home)
     assert result.returncode == 1 and result.stdout.startswith("[Error] net.onnx: onnxruntime cannot read it")
     assert len(result.stdout.splitlines()) == 1
+
+
+def test_an_export_segments_files_without_torch(home):
+    """With a torch that cannot be imported; the pictures are the same. The validation split needs torch."""
+    export(contrasting(), "--dynamic")
+    (home / "broken" / "torch").mkdir(parents=True)
+    (home / "broken" / "torch" / "__init__.py").write_text("raise ImportError('there is no torch here')\n")
+    inputs = ["--onnx", "net.onnx", "--input", *sorted(map(str, (home / "inputs/discs/images").iterdir()))[:5]]
+    segment(*inputs, "--output", "out/torch")
+    result = run_afresh("demo.py", *inputs, "--output", "out/onnx", cwd=home, PYTHONPATH=str(home / "broken"))
+    assert result.returncode == 0 and "5 images segmented" in result.stdout, result.stdout
+    assert_same_pictures(1, 5)
+    result = run_afresh("demo.py", "--onnx", "net.onnx", cwd=home, PYTHONPATH=str(home / "broken"))
+    assert result.returncode == 1 and "there is no torch here" in result.stdout

@@ -17,11 +17,18 @@ SCRIPTS = ("train.py", "val.py", "demo.py", "pthtar2onnx.py", "preprocess_dsb201
 
 def test_a_missing_package_is_named(tmp_path):
     """Without site-packages nothing of requirements.txt can be imported."""
-    for name in ("train.py", "preprocess_dsb2018.py"):
+    for command, missing in {
+        "train.py": "torch, albumentations, cv2",
+        "preprocess_dsb2018.py": "albumentations, cv2",
+        "demo.py --onnx net.onnx": "torch, albumentations, cv2",
+        "demo.py --onnx net.onnx --input images": "albumentations, cv2",
+        "demo.py --input images": "torch, albumentations, cv2",
+    }.items():
+        script, *flags = command.split()
         result = subprocess.run(
-            [sys.executable, "-S", ROOT / name], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [sys.executable, "-S", ROOT / script, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=60
         )
-        assert result.returncode == 1 and "[Error] not installed: torch, albumentations, cv2" in result.stderr
+        assert result.returncode == 1 and f"[Error] not installed: {missing}" in result.stderr, command
 
 
 def test_the_packages_are_those_of_the_requirements():
