@@ -1,5 +1,7 @@
 """Pictures for people: probability maps, masks, outlines, contact sheets."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,17 @@ from imaging.reader import write_image
 
 # BGR; also distinguishable with red-green color blindness
 COLORS = ((0, 200, 255), (255, 120, 0), (180, 60, 220), (80, 220, 80))
-TRUTH_COLOR = (255, 255, 255)
+TRUTH_COLOR, TRUTH_COLOR_ON_BRIGHT = (255, 255, 255), (0, 0, 0)
+# BGR, of single nuclei: light enough for fluorescence images, and darkened on bright ones
+NUCLEUS_COLORS = np.array(
+    [
+        *((0, 220, 255), (255, 150, 60), (90, 230, 60), (255, 80, 230), (0, 130, 255)),
+        *((255, 240, 60), (90, 90, 255), (60, 255, 190), (255, 140, 170), (200, 130, 255)),
+    ],
+    np.uint8,
+)
+DARKENED = 0.6
+STRIP_ROWS = 1024  # large label images are outlined by strips, which saves memory
 TILE_SIDE = 192  # pixels of a picture on the contact sheet
 
 
@@ -44,6 +56,86 @@ def overlay(image: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray] 
         outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(picture, outlines, -1, color, thickness)
     return picture
+
+
+def outline_labels(image: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray | None = None) -> np.ndarray:
+    """Outline each nucleus of a label image in its own color on a BGR image (H, W, 3), and true nuclei in white.
+
+    labels, truth_labels: (H, W), whole numbers from 0; 0 is background. Outlines lie inside their nuclei, so two nuclei
+    that touch have two outlines; their colors differ. If the image is bright, true nuclei are outlined in black.
+    Raises ValueError if the sizes differ.
+    """
+    for given in (labels, truth_labels):
+        if given is not None and given.shape != image.shape[:2]:
+            raise ValueError(f"labels must have the size of the image, {image.shape[:2]}, not {given.shape}")
+    picture, is_bright = image.copy(), image[::4, ::4].mean() > 127
+    if truth_labels is not None:
+        for rows, _, outlines in _outlines(truth_labels):
+            picture[rows][outlines] = TRUTH_COLOR_ON_BRIGHT if is_bright else TRUTH_COLOR
+    colors = (NUCLEUS_COLORS * (DARKENED if is_bright else 1)).astype(np.uint8)[color_numbers(labels)]
+    for rows, strip, outlines in _outlines(labels):
+        picture[rows][outlines] = colors[strip[outlines]]
+    return picture
+
+
+def _outlines(labels: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield strips of a label image: their rows, their labels, and which pixels lie on outlines.
+
+    Outlines are about a 400th of the image's longer side thick, but at most a 12th of the nuclei's mean diameter.
+    """
+    count = max(1, labels.max(initial=0))
+    diameter = (4 / np.pi * np.count_nonzero(labels) / count) ** 0.5
+    thickness = max(1, min(round(max(labels.shape) / 400), round(diameter / 12)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * thickness + 1,) * 2)
+    for rows, strip in _strips(labels, thickness):
+        # also beyond the edges of the image is background, so that the outlines of nuclei that it cuts are closed
+        padded = cv2.copyMakeBorder(strip, 0, 0, thickness, thickness, cv2.BORDER_CONSTANT, value=0)
+        differing = cv2.dilate(padded, kernel) != cv2.erode(padded, kernel)
+        own = slice(thickness, -thickness)
+        yield rows, labels[rows], differing[own, own] & (labels[rows] > 0)
+
+
+def color_numbers(labels: np.ndarray) -> np.ndarray:
+    """Return the number of each label's color in NUCLEUS_COLORS (largest label + 1,); those of near nuclei differ."""
+    neighbors, total = defaultdict(set), len(NUCLEUS_COLORS)
+    for _, strip in _strips(labels, 1):
+        for low, high in [*_touching(strip), *_touching(cv2.dilate(strip, np.ones((5, 5), np.uint8)))]:
+            neighbors[high].add(low)
+    numbers = np.arange(labels.max(initial=0) + 1) % total
+    for label in sorted(neighbors):
+        taken = {numbers[other] for other in neighbors[label]}
+        free = ((label + k) % total for k in range(total) if (label + k) % total not in taken)
+        numbers[label] = next(free, label % total)
+    return numbers
+
+
+def _touching(labels: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of labels, the lower one first, that have pixels side by side or corner to corner."""
+    for first, second in (
+        (labels[1:], labels[:-1]),
+        (labels[:, 1:], labels[:, :-1]),
+        (labels[1:, 1:], labels[:-1, :-1]),
+        (labels[1:, :-1], labels[:-1, 1:]),
+    ):
+        differing = first != second
+        pairs = np.stack([first[differing], second[differing]]).astype(np.int64)
+        low, high = pairs.min(0), pairs.max(0)
+        for pair in np.unique(low[low > 0] << 32 | high[low > 0]).tolist():  # far faster than unique rows
+            yield divmod(pair, 2**32)
+
+
+def _strips(labels: np.ndarray, margin: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield strips of rows, and their labels with `margin` more rows above and below: zeros outside the image.
+
+    Their type is one that OpenCV's morphology takes and that holds every label.
+    """
+    largest, height = labels.max(initial=0), len(labels)
+    kind = np.uint16 if largest < 2**16 else np.float32 if largest < 2**24 else np.float64
+    for top in range(0, height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, height)
+        above, below = min(margin, top), min(margin, height - bottom)
+        strip = labels[top - above : bottom + below].astype(kind)
+        yield slice(top, bottom), np.pad(strip, ((margin - above, margin - below), (0, 0)))
 
 
 def fit(image: np.ndarray, side: int = TILE_SIDE) -> np.ndarray:
