@@ -201,8 +201,12 @@ def _val_dataset(
 
 def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:
     """Identify the data of a run: the number of images in each part and a checksum of their ids."""
-    ids = zlib.crc32("\n".join([*train.ids, "", *val.ids]).encode(errors="surrogateescape"))
-    return {"train_images": len(train), "val_images": len(val), "images": ids}
+    return {"train_images": len(train), "val_images": len(val), "images": checksum(train.ids, val.ids)}
+
+
+def checksum(train_ids: list[str], val_ids: list[str]) -> int:
+    """Return a number that another split, or other images, would most likely not have."""
+    return zlib.crc32("\n".join([*train_ids, "", *val_ids]).encode(errors="surrogateescape"))
 
 
 class EpochBatchSampler(Sampler):

@@ -1,4 +1,4 @@
-"""Evaluate a trained model on the validation split or a test set: IoU, Dice, average precision, by image, and masks."""
+"""Evaluate a trained model on the validation split or a test set: scores of pixels and nuclei, by image, and masks."""
 
 import options
 from runtime import startup
@@ -7,23 +7,36 @@ if __name__ == "__main__":  # before torch is imported, so that --help and a mis
     ARGS = startup.parse_flags(options.parse_val)
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
+from tqdm import tqdm
 
 import dataset
 import engine
 import metrics
 import utils
+from imaging import augment, tuning
 from imaging.drawing import write_probabilities
+from imaging.instances import SplitSettings, choose_settings, find_nuclei
+from imaging.label_files import write_labels
+from imaging.predictor import Predictor
 from imaging.prepared import PreparedFolder
+from imaging.raw.rawset import RawSet
 from imaging.reader import write_image
+from imaging.scoring import ImageScore, error_table, image_table, score_image, summary_table, threshold_table
+from imaging.truth import Sample, prepared_sample, raw_sample
 from runtime import names
-from runtime.background import BackgroundPool
-from runtime.distributed import init_runtime
+from runtime.background import BackgroundPool, prefetch
+from runtime.checkpoint import save_checkpoint
+from runtime.distributed import Runtime, init_runtime
 from runtime.errors import InputError
 from runtime.files import atomic_write
 from runtime.settings import apply_recorded_settings, recorded_settings
@@ -80,35 +93,65 @@ class Scores:
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def open_data(args: Namespace, path: Path, num_classes: int, settings: Mapping) -> dataset.NucleiDataset:
-    """Open the validation split of the data, or all images with `--all`, and print how many there are.
+class NucleiData(NamedTuple):
+    """Images with true nuclei: `read` returns the sample of an id; the ids of the training part, and those to score."""
+
+    read: Callable[[str], Sample]
+    train: list[str]
+    scored: list[str]
+
+    def samples(self, ids: list[str]) -> Iterator[Sample]:
+        """Read samples ahead, and yield them in order."""
+        with prefetch(self.read, ids) as found:
+            for future in found:
+                yield future.result()
+
+
+def open_data(
+    args: Namespace, num_classes: int, settings: Mapping
+) -> tuple[dataset.NucleiDataset | None, dataset.NucleiDataset]:
+    """Open the training and validation split of the data, or all images with `--all`, and print how many there are.
 
     settings: what the model records. Raises InputError if a single image is to be split.
     """
+    path = utils.find_data(args.data_path, settings)
     if args.all:
         data = dataset.open_all(path, num_classes, vars(args))
         print(f"data: {path}, all of its images: {len(data)}")
         if utils.is_training_data(path, settings):
             print("warning: the model was trained on images of this folder, so the scores include training images")
-        return data
+        return None, data
     if len(PreparedFolder(path, args.img_ext, args.mask_ext).list_ids()) == 1:
         raise InputError(f"{path}: a single image cannot be split; pass --all to score it")
-    _, data = dataset.open_dataset(path, num_classes, vars(args))
+    train, data = dataset.open_dataset(path, num_classes, vars(args))
     print(f"data: {path}, {names.counted(len(data), 'image')} to validate")
-    return data
+    return train, data
 
 
-def main(args: Namespace) -> None:
-    """Load the model and its data, evaluate, write and print the tables."""
-    runtime = init_runtime(args.device, args.device_id)
-    path = utils.find_model(args.name)
-    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
-    settings = recorded_settings(checkpoint, path, options.ANY_SIZE_FLAGS)
-    print(f"model: {path}, {names.counted(checkpoint['epoch'], 'epoch')} trained")
-    apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
-    model = engine.for_any_size(model, args.tta)
-    data_path = utils.find_data(args.data_path, settings)
-    data = open_data(args, data_path, model.num_classes, settings)
+def open_raw(args: Namespace, checkpoint: Mapping) -> NucleiData:
+    """Open the raw set of `--raw`, split as in training, or all of it with `--all`.
+
+    Raises InputError if the split is another one than that of the training, as far as the model records it.
+    """
+    raw = RawSet(Path(args.raw))
+    ids = [img_id for img_id in raw.ids if len(raw.images.get(img_id, ())) == 1 and img_id in raw.masks]
+    read = partial(raw_sample, raw, args.channel)
+    if args.all:
+        print(f"data: {raw.path}, all of its images with masks: {len(ids)}")
+        return NucleiData(read, [], ids)
+    train, val = dataset.split_ids(ids, args.inner_split)
+    recorded = checkpoint.get("data")
+    if isinstance(recorded, Mapping) and recorded.get("images") not in (None, dataset.checksum(train, val)):
+        raise InputError(
+            f"{raw.path}: the model was trained on other images, so its validation split is unknown here; give the raw "
+            "set that its data were prepared from, or pass --all to score all images"
+        )
+    print(f"data: {raw.path}, {names.counted(len(val), 'image')} to validate")
+    return NucleiData(read, train, val)
+
+
+def score_pixels(model: nn.Module, data: dataset.NucleiDataset, args: Namespace, runtime: Runtime) -> dict[str, float]:
+    """Score the masks at the size of the model's input, write and print the tables; returns what evaluate returns."""
     workers = dataset.choose_num_workers(vars(args), model.num_classes)
     loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
     criterion = engine.build_criterion(args.loss)
@@ -121,9 +164,82 @@ def main(args: Namespace) -> None:
     table = scores.table()
     print(table.to_string(float_format="{:.4f}".format))
     print(f"masks: {folder}, by image: {folder / 'metrics.csv'}")
-    print(f"Mask Dice: {table.loc['all', 'mask Dice']:.4f}")
-    print(f"Dice: {result['dice']:.4f}")
-    print(f"IoU: {result['iou']:.4f}")
+    return result | {"mask_dice": table.loc["all", "mask Dice"]}
+
+
+def score_nuclei(samples: Iterator[Sample], predictor: Predictor, settings: SplitSettings, args: Namespace) -> float:
+    """Score the nuclei of images at their own size, write and print the tables; returns the mean AP."""
+    folder = utils.run_folder(args.name, args.output)
+    print(f"nuclei by {', '.join(f'{name} {value:g}' for name, value in settings._asdict().items())}")
+
+    def score(sample: Sample, probability: np.ndarray) -> ImageScore:
+        labels = find_nuclei(probability, settings)
+        write_labels(folder / "labels" / f"{sample.img_id}_labels.tif", labels)
+        matches, errors = metrics.match_nuclei(labels, sample.labels), metrics.match_errors(labels, sample.labels)
+        return score_image(sample.img_id, sample.path, sample.image, matches, errors)
+
+    with BackgroundPool() as pool:
+        futures = [
+            pool.submit(score, sample, predictor(sample.image, args.diameter).probability)
+            for sample in tqdm(samples, disable=None, unit="image")
+        ]
+    scores = [future.result() for future in futures]
+    with atomic_write(folder / "nuclei.csv") as partial:
+        image_table(scores).to_csv(partial, index=False)
+    for table in (summary_table(scores), threshold_table(scores), error_table(scores)):
+        print(table.to_string(float_format="{:.4f}".format))
+    print(f"labels: {folder / 'labels'}, by image: {folder / 'nuclei.csv'}")
+    return summary_table(scores).loc["all", "mean AP"]
+
+
+def tune_settings(nuclei: NucleiData, predictor: Predictor, start: SplitSettings, args: Namespace) -> SplitSettings:
+    """Find the settings with the highest mean AP on training images, spread over all of them, and print the search."""
+    chosen = np.linspace(0, len(nuclei.train) - 1, min(len(nuclei.train), args.tune_images)).round().astype(int)
+    images = []
+    for sample in nuclei.samples([nuclei.train[index] for index in chosen]):
+        images.append((predictor(sample.image, args.diameter).probability, sample.labels))
+    with ThreadPoolExecutor() as pool:
+        best, score, tried = tuning.tune(images, metrics.average_precision, start, pool.map)
+    print(pd.DataFrame(tried).sort_values("score").to_string(index=False, float_format="{:.4f}".format))
+    print(f"tuned on {names.counted(len(images), 'training image')}: mean AP {score:.4f}")
+    return best
+
+
+def main(args: Namespace) -> None:
+    """Load the model and its data, evaluate, write and print the tables."""
+    runtime = init_runtime(args.device, args.device_id)
+    path = utils.find_model(args.name)
+    model, checkpoint = engine.load_model(path, runtime, trust=args.trust_checkpoint, half=args.amp)
+    recorded = recorded_settings(checkpoint, path, options.ANY_SIZE_FLAGS)
+    print(f"model: {path}, {names.counted(checkpoint['epoch'], 'epoch')} trained")
+    apply_recorded_settings(args, recorded, options.ANY_SIZE_FLAGS)
+    model = engine.for_any_size(model, args.tta)
+    if args.raw:
+        nuclei = open_raw(args, checkpoint)
+    else:
+        train, data = open_data(args, model.num_classes, recorded)
+        read = partial(prepared_sample, data.read, data.folder.image_path)
+        nuclei = NucleiData(read, train.ids if train else [], data.ids)
+    predictor = Predictor(
+        partial(engine.predict, model, runtime=runtime),
+        augment.input_maker(args.normalization, args.divide_twice),
+        (args.input_h, args.input_w),
+        args.crop_diameter,
+    )
+    given = {name: vars(args)[name] for name in SplitSettings._fields}
+    settings = choose_settings(checkpoint.get("instances"), given, path)
+    if args.tune:
+        settings = tune_settings(nuclei, predictor, settings, args)
+        save_checkpoint(checkpoint | {"instances": settings._asdict()}, path)
+        print(f"recorded in {path}")
+    if args.instances or args.raw:
+        mean_ap = score_nuclei(nuclei.samples(nuclei.scored), predictor, settings, args)
+        print(f"mean AP: {mean_ap:.4f}")
+    if not args.raw:
+        result = score_pixels(model, data, args, runtime)
+        print(f"Mask Dice: {result['mask_dice']:.4f}")
+        print(f"Dice: {result['dice']:.4f}")
+        print(f"IoU: {result['iou']:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The recipe's augmentation and normalization, and a faster way to apply them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks the network for a newer version
@@ -32,6 +32,12 @@ def val_transform(height: int, width: int, normalization: str = "standard") -> A
     """
     # RGB statistics on BGR channels are part of the recipe: published numbers and old checkpoints depend on them
     return A.Compose([A.Resize(height, width), A.Normalize(mean=MEAN, std=STD, normalization=normalization)])
+
+
+def input_maker(normalization: str, divide_twice: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from an image, uint8 BGR (H, W, 3), to the network's input, float32 (3, H, W)."""
+    normalize = A.Normalize(mean=MEAN, std=STD, normalization=normalization)
+    return lambda image: to_input(normalize(image=image)["image"], divide_twice)
 
 
 def to_input(image: np.ndarray, divide_twice: bool = True) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Nuclei out of a network's probabilities: seeds, watershed, clean-up."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from skimage.feature import peak_local_max
 from skimage.measure import label as label_regions
-from skimage.measure import regionprops_table
+from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import relabel_sequential, watershed
+
+from runtime.errors import InputError
 
 
 class SplitSettings(NamedTuple):
@@ -15,55 +17,74 @@ class SplitSettings(NamedTuple):
 
     threshold: a pixel belongs to a nucleus if its probability is above it. core_threshold: to the core of a nucleus, if
     its probability of being inside a nucleus and at no border is above it; only for models that predict borders.
-    smoothing: of the depth within cores, as a share of the typical depth. distance: between two seeds, as a share of
-    twice the typical depth. min_area: of a nucleus, in pixels; smaller ones are dropped.
+    smoothing: of the depth, standard deviation in pixels. neck: two peaks of the depth are two nuclei if the depth
+    between them falls below this share of the lower peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
     """
 
     threshold: float = 0.5
     core_threshold: float = 0.5
-    smoothing: float = 0.25
-    distance: float = 0.5
+    smoothing: float = 1.0
+    neck: float = 0.9
     min_area: int = 10
 
 
+def choose_settings(recorded: object, given: Mapping[str, float | None], source: object) -> SplitSettings:
+    """Return the settings that are given, else those that a model records, else the defaults.
+
+    recorded: a mapping of the names to the values that `val.py --tune` found, or None. source: of these, for messages.
+    Raises InputError if they are not settings.
+    """
+    if recorded is not None and not _are_settings(recorded):
+        raise InputError(f"{source}: its settings for nuclei are not known here; run `val.py --tune` to find new ones")
+    found = {**(recorded or {}), **{name: value for name, value in given.items() if value is not None}}
+    return SplitSettings(**found)
+
+
+def _are_settings(recorded: object) -> bool:
+    if not isinstance(recorded, Mapping) or not recorded.keys() <= set(SplitSettings._fields):
+        return False
+    values = {name: value for name, value in recorded.items() if isinstance(value, (int, float))}
+    shares = [value for name, value in values.items() if name != "min_area"]
+    area = values.get("min_area", 0)
+    return len(values) == len(recorded) and all(0 <= share <= 10 for share in shares) and area in range(10**6)
+
+
 def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
-    """Return the nuclei as labels, int32 (H, W): 0 is background, 1 … n are the nuclei, from the top down.
+    """Return the nuclei as labels, int32 (H, W): 0 is background, 1 … n are the nuclei.
 
     probability: in [0, 1], (C, H, W); class 0 are the nuclei, class 1, if there is one, the borders between nuclei.
-    Each connected region of class 0 is split by a watershed, which starts at the seeds: the peaks of the depth, which
-    is the distance of a pixel to the outside of the cores. Holes are filled.
+    The pixels above the threshold, with holes filled, are split by a watershed that starts at the peaks of the depth:
+    the distance to the outside of the cores times the probability. Which peaks count depends on their neck alone, so
+    that nuclei of all sizes are split alike.
     """
     nuclei = probability[0]
     mask = fill_holes(nuclei > settings.threshold)
     cores = mask
     if len(probability) > 1:
         cores = mask & (nuclei * (1 - probability[1]) > settings.core_threshold)
-    depth, typical = smooth_depth(cores, settings.smoothing)
-    seeds = np.zeros(mask.shape, np.int32)
-    peaks = peak_local_max(
-        depth,
-        min_distance=max(1, round(2 * typical * settings.distance)),
-        labels=label_regions(mask, connectivity=2),
-        exclude_border=False,
-    )
-    seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    labels = watershed(-depth, seeds, mask=mask)
-    return drop_small(labels, settings.min_area)
+    depth = cv2.distanceTransform(cores.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * nuclei
+    if settings.smoothing:
+        depth = cv2.GaussianBlur(depth, (0, 0), settings.smoothing) * mask
+    # fills the valleys that are too shallow, so that only the peaks that count remain
+    filled = reconstruction(depth * settings.neck, depth)
+    seeds = label_regions(local_maxima(filled) & mask, connectivity=2)
+    return drop_small(watershed(-depth, seeds, mask=mask), settings.min_area)
 
 
-def smooth_depth(cores: np.ndarray, smoothing: float) -> tuple[np.ndarray, float]:
-    """Return each pixel's distance to the outside of the cores, smoothed, and the depth of the median core.
+def label_masks(masks: np.ndarray) -> np.ndarray:
+    """Return the nuclei that masks show, as labels, int32 (H, W): 0 is background.
 
-    cores: boolean (H, W). smoothing: standard deviation of the Gaussian, as a share of the typical depth.
+    masks: uint8 (H, W, num_classes) of 0 and 255, with soft edges; class 1, if there is one, are the borders between
+    nuclei. A nucleus is a connected region of class 0, or of what the borders leave of it, up to the middle of them.
     """
-    depth = cv2.distanceTransform(cores.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    regions = label_regions(cores, connectivity=2)
-    if not regions.any():
-        return depth, 0.0
-    deepest = regionprops_table(regions, depth, properties=("intensity_max",))["intensity_max"]
-    typical = float(np.median(deepest))
-    sigma = smoothing * typical
-    return (cv2.GaussianBlur(depth, (0, 0), sigma) if sigma > 0.3 else depth), typical
+    marked = masks > 127
+    nuclei = marked[..., 0]
+    if masks.shape[2] == 1:
+        return label_regions(nuclei, connectivity=2).astype(np.int32)
+    cores = label_regions(nuclei & ~marked[..., 1], connectivity=2)
+    labels = watershed(np.zeros(nuclei.shape), cores, mask=nuclei)
+    rest = label_regions(nuclei & (labels == 0), connectivity=2)  # nuclei that are nothing but borders
+    return np.where(rest > 0, rest + labels.max(), labels).astype(np.int32)
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:

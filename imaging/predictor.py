@@ -1,6 +1,6 @@
 """Probabilities of an image at its own size, by a network that works at another size or scale."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -24,13 +24,20 @@ class Prediction(NamedTuple):
 class Predictor:
     """Computes the probabilities of an image of any size.
 
-    net: uint8 BGR (h, w, 3) → probabilities, float32 (num_classes, h, w).
+    predict: from batches of inputs, float32 (N, 3, h, w), to probabilities (N, num_classes, h, w). make_input: from an
+    image, uint8 BGR (h, w, 3), to an input (3, h, w).
     size: height and width to which the net's input is resized. crop_diameter: if it is above 0, the image is instead
     scaled so that its nuclei have this diameter, in pixels.
     """
 
-    def __init__(self, net: Callable[[np.ndarray], np.ndarray], size: tuple[int, int], crop_diameter: float = 0):
-        self.net, self.size, self.crop_diameter = net, size, crop_diameter
+    def __init__(
+        self,
+        predict: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
+        make_input: Callable[[np.ndarray], np.ndarray],
+        size: tuple[int, int],
+        crop_diameter: float = 0,
+    ):
+        self.predict, self.make_input, self.size, self.crop_diameter = predict, make_input, size, crop_diameter
 
     def __call__(self, image: np.ndarray, diameter: float | None = None) -> Prediction:
         """Predict an image, uint8 BGR (H, W, 3); diameter: of its nuclei in pixels; None: it is estimated if needed."""
@@ -58,5 +65,6 @@ class Predictor:
 
     def _predict(self, image: np.ndarray, resized: np.ndarray) -> np.ndarray:
         """Return the probabilities of an image, predicted from its resized copy."""
+        (probability,) = next(self.predict([self.make_input(resized)[None]]))
         size = image.shape[1::-1]
-        return np.stack([cv2.resize(channel, size, interpolation=cv2.INTER_LINEAR) for channel in self.net(resized)])
+        return np.stack([cv2.resize(np.asarray(c), size, interpolation=cv2.INTER_LINEAR) for c in probability])

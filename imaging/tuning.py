@@ -10,8 +10,8 @@ from imaging.instances import SplitSettings, find_nuclei
 GRID = {
     "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "core_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "smoothing": (0.0, 0.1, 0.2, 0.3, 0.4),
-    "distance": (0.25, 0.35, 0.45, 0.55, 0.65, 0.8),
+    "neck": (0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.96),
+    "smoothing": (0.0, 0.5, 1.0, 1.5, 2.0),
     "min_area": (4, 8, 12, 16, 24, 32),
 }
 ROUNDS = 2

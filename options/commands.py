@@ -52,6 +52,12 @@ def parse_val(argv: list[str] | None = None) -> Flags:
     parser.add_argument("--all", action="store_true", help="score all images of the data, such as your own test set")
     FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/")
     parser.add_argument("--output", default="outputs", help="folder that gets <name>/<class>/<id>.jpg")
+    raw_help = "score the nuclei of a raw set, folder or zip, at the size of its images, instead of pixels"
+    parser.add_argument("--raw", metavar="DIR", help=raw_help)
+    tune_help = "find the settings for nuclei on the training images, and record them in the model"
+    parser.add_argument("--tune", action="store_true", help=tune_help)
+    parser.add_argument("--tune_images", default=100, type=whole(1), help="most training images that --tune uses")
+    _add_nuclei(parser)
     _add_recorded(parser)
     _add_shared(parser)
     return parser.parse(argv)
@@ -65,8 +71,8 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
     parser.add_argument("--onnx", metavar="FILE", help="an export to use instead, with onnxruntime on the CPU")
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
-    parser.add_argument("--threshold", default=0.5, type=real(0, below=1), help="a nucleus pixel is above this")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
+    _add_nuclei(parser)
     _add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
@@ -130,6 +136,21 @@ def parse_preprocess(argv: list[str] | None = None) -> Flags:
         parser.error("--download gets the raw images itself; leave out --input")
     args.output = args.output or f"inputs/{'synthetic' if args.synthetic else 'dsb2018'}_{args.img_size or 'native'}"
     return args
+
+
+def _add_nuclei(parser: FlagParser) -> None:
+    """Add the flags of val.py and demo.py for splitting masks into nuclei; None: as `val.py --tune` found."""
+    parser.add_argument("--instances", action="store_true", help="find each nucleus, also those that touch")
+    share = real(0, below=1)
+    for name, kind, text in (
+        ("threshold", share, "a nucleus pixel is above this (default: as tuned, else 0.5)"),
+        ("core_threshold", share, "a pixel of a nucleus's core is above this (default: as tuned, else 0.5)"),
+        ("smoothing", real(0, below=10), "of the depth of nuclei, in pixels (default: as tuned, else 1)"),
+        ("neck", share, "nuclei are split where the depth falls below this share (default: as tuned, else 0.9)"),
+        ("min_area", whole(1, 10**6), "of a nucleus, in pixels (default: as tuned, else 10)"),
+        ("diameter", real(0, open_end=True, below=10_000), "of the nuclei, in pixels (default: estimated if needed)"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=text)
 
 
 def _add_recorded(parser: FlagParser) -> None:
