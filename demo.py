@@ -20,6 +20,9 @@ from tqdm import tqdm
 from imaging import augment
 from imaging.finding import Source, find_images, list_pages
 from imaging.gallery import Gallery
+from imaging.instances import SplitSettings, choose_settings, describe_settings, label_masks
+from imaging.nuclei_gallery import NucleiGallery, NucleiOutput
+from imaging.predictor import Predictor
 from imaging.reader import read_upright
 from imaging.survey import Survey, describe_unreadable
 from runtime import names
@@ -37,22 +40,15 @@ def segment_files(predict: Predict, args: Namespace) -> tuple[Gallery, int]:
     # no scores depend on the batch here, and large images need memory
     batch_size = args.batch_size if "batch_size" in args.given else options.FLAGS["batch_size"].default
     transform = augment.val_transform(args.input_h, args.input_w, args.normalization)
-    pending, errors, survey = [], [], Survey()
+    pending, files = [], Files(sources)
 
-    def read(source: Source) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    def read(source: Source) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
         image, notes = read_upright(source.path, source.page, args.channel)
-        return image, augment.to_input(transform(image=image)["image"], args.divide_twice), notes
+        return image, notes, augment.to_input(transform(image=image)["image"], args.divide_twice)
 
     def batches(found: Iterator[Future]) -> Iterator[np.ndarray]:
         batch = []
-        progress = tqdm(found, total=len(sources), disable=None, unit="image")
-        for source, future in zip(sources, progress):
-            try:
-                image, network_input, notes = future.result()
-            except InputError as error:
-                errors.append((source.path, str(error)))
-                continue
-            survey.add(image.shape[:2], notes)
+        for source, image, network_input in files.readable(found):
             pending.append((source, image))
             batch.append(network_input)
             if len(batch) == batch_size:
@@ -67,11 +63,54 @@ def segment_files(predict: Predict, args: Namespace) -> tuple[Gallery, int]:
             for (source, image), probability in zip(pending, np.asarray(probabilities)):  # torch's tensors too
                 gallery.add(source.name, source.path, image, probability)
             pending.clear()
-    for line in describe_unreadable(errors):
-        print(f"[Error] {line}", file=sys.stderr)
+    files.report()
     if gallery.added:
-        print(survey.describe(args.input_h, args.input_w))
-    return gallery, len(errors)
+        print(files.survey.describe(args.input_h, args.input_w))
+    return gallery, len(files.errors)
+
+
+def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Namespace) -> tuple[NucleiGallery, int]:
+    """Find the nuclei of the files of `--input`; prints and returns as segment_files."""
+    sources = list_pages(find_images(args.input))
+    files = Files(sources)
+
+    def read(source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
+        return read_upright(source.path, source.page, args.channel)
+
+    with prefetch(read, sources) as found, BackgroundPool() as pool:
+        gallery = NucleiGallery(Path(args.output), len(sources), settings, nuclei_output(args), pool)
+        for source, image in files.readable(found):
+            gallery.add_prediction(source.name, source.path, image, predictor(image, args.diameter))
+    files.report()
+    return gallery, len(files.errors)
+
+
+class Files:
+    """Images that are read ahead: yields those that can be read, and collects why the others cannot."""
+
+    def __init__(self, sources: list[Source]):
+        self.sources, self.errors, self.survey = sources, [], Survey()
+
+    def readable(self, found: Iterator[Future]) -> Iterator[tuple]:
+        """Yield each source with its image and what was read besides; found: futures of (image, notes, …)."""
+        for source, future in zip(self.sources, tqdm(found, total=len(self.sources), disable=None, unit="image")):
+            try:
+                image, notes, *more = future.result()
+            except InputError as error:
+                self.errors.append((source.path, str(error)))
+                continue
+            self.survey.add(image.shape[:2], notes)
+            yield source, image, *more
+
+    def report(self) -> None:
+        """Print why images could not be read."""
+        for line in describe_unreadable(self.errors):
+            print(f"[Error] {line}", file=sys.stderr)
+
+
+def nuclei_output(args: Namespace) -> NucleiOutput:
+    """Return what the flags want of the nuclei."""
+    return NucleiOutput(args.pixel_size, args.rois, Path(args.rle) if args.rle else None)
 
 
 def segment_validation(model, args: Namespace, runtime) -> Gallery:
@@ -97,8 +136,28 @@ def segment_validation(model, args: Namespace, runtime) -> Gallery:
     return gallery
 
 
-def open_checkpoint(args: Namespace, runtime):
-    """Return the net of `--resume` or `--name`; flags that are not given get the values that it was trained with."""
+def find_nuclei_of_validation(
+    num_classes: int, predictor: Predictor, settings: SplitSettings, args: Namespace
+) -> NucleiGallery:
+    """Find the nuclei of the validation split, whose true nuclei the pictures show too."""
+    import dataset  # here: it needs torch, which an export does not
+
+    _, data = dataset.open_dataset(Path(args.data_path), num_classes, vars(args))
+    print(f"data: {args.data_path}, the {names.counted(len(data), 'image')} of the validation split")
+    with prefetch(data.read, data.ids) as found, BackgroundPool() as pool:
+        gallery = NucleiGallery(Path(args.output), len(data), settings, nuclei_output(args), pool)
+        for img_id, future in zip(data.ids, tqdm(found, total=len(data), disable=None, unit="image")):
+            image, masks = future.result()
+            prediction, path = predictor(image, args.diameter), data.folder.image_path(img_id)
+            gallery.add_prediction(img_id, path, image, prediction, label_masks(masks))
+    return gallery
+
+
+def open_checkpoint(args: Namespace, runtime) -> tuple:
+    """Return the net of `--resume` or `--name`, and its settings for nuclei.
+
+    Flags that are not given get the values that the net was trained with.
+    """
     import engine  # here: they need torch, which an export does not
     import utils
 
@@ -109,11 +168,14 @@ def open_checkpoint(args: Namespace, runtime):
         args.data_path = utils.find_data(args.data_path, settings, args.dataset)
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
     print(f"model: {path}, {names.counted(checkpoint['epoch'], 'epoch')} trained; input {args.input_h}×{args.input_w}")
-    return engine.for_any_size(model, args.tta)
+    return engine.for_any_size(model, args.tta), split_settings(args, checkpoint.get("instances"), path)
 
 
-def open_export(args: Namespace):
-    """Return the OnnxModel of `--onnx`; flags that are not given get what it records, else training's defaults."""
+def open_export(args: Namespace) -> tuple:
+    """Return the OnnxModel of `--onnx`, and its settings for nuclei.
+
+    Flags that are not given get the values that the file records, else training's defaults.
+    """
     from runtime.onnx_model import OnnxModel  # here: onnxruntime is slow to import
 
     path = Path(args.onnx)
@@ -131,12 +193,19 @@ def open_export(args: Namespace):
     model.set_size(args.input_h, args.input_w, options.SIDE_MULTIPLE)
     args.input_h, args.input_w = model.size
     print(f"model: {path}, by onnxruntime; input {args.input_h}×{args.input_w}")
-    return model
+    return model, split_settings(args, None, path)
+
+
+def split_settings(args: Namespace, recorded: object, path: Path) -> SplitSettings:
+    """Return how nuclei are found: as the flags say, else as the model in `path` records."""
+    settings = choose_settings(recorded, {name: vars(args)[name] for name in SplitSettings._fields}, path)
+    args.threshold = settings.threshold if args.threshold is None and recorded else args.threshold or 0.5
+    return settings
 
 
 def main(args: Namespace) -> None:
     """Load the model, segment, and print where the pictures are."""
-    export = open_export(args) if args.onnx else None
+    export, settings = open_export(args) if args.onnx else (None, None)
     if export and args.input:
         predict = export.predict
     else:
@@ -144,16 +213,30 @@ def main(args: Namespace) -> None:
         from runtime.distributed import init_runtime
 
         runtime = init_runtime("cpu" if export else args.device, args.device_id)
-        model = engine.ExportedNet(export) if export else open_checkpoint(args, runtime)
+        model, settings = (engine.ExportedNet(export), settings) if export else open_checkpoint(args, runtime)
         predict = partial(engine.predict, model, runtime=runtime)
+    predictor = Predictor(
+        predict,
+        augment.input_maker(args.normalization, args.divide_twice),
+        (args.input_h, args.input_w),
+        args.crop_diameter,
+    )
     start, failed = time.perf_counter(), 0
+    # a net that was trained with crops does not know whole images that are resized
+    nuclei = args.instances or args.crop_diameter > 0
+    if nuclei:
+        print(f"nuclei by {describe_settings(settings)}")
     if args.input:
-        gallery, failed = segment_files(predict, args)
+        gallery, failed = find_nuclei_in_files(predictor, settings, args) if nuclei else segment_files(predict, args)
         if not gallery.added:
             raise InputError("no image could be read; the reasons are above")
         gallery.finish("outlines")
     else:
-        gallery = segment_validation(model, args, runtime)
+        gallery = (
+            find_nuclei_of_validation(model.num_classes, predictor, settings, args)
+            if nuclei
+            else segment_validation(model, args, runtime)
+        )
         gallery.finish("outlines; white: truth")
     seconds = time.perf_counter() - start
     segmented = names.counted(gallery.added, "image")

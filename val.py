@@ -25,7 +25,7 @@ import metrics
 import utils
 from imaging import augment, tuning
 from imaging.drawing import write_probabilities
-from imaging.instances import SplitSettings, choose_settings, find_nuclei
+from imaging.instances import SplitSettings, choose_settings, describe_settings, find_nuclei
 from imaging.label_files import write_labels
 from imaging.predictor import Predictor
 from imaging.prepared import PreparedFolder
@@ -170,7 +170,7 @@ def score_pixels(model: nn.Module, data: dataset.NucleiDataset, args: Namespace,
 def score_nuclei(samples: Iterator[Sample], predictor: Predictor, settings: SplitSettings, args: Namespace) -> float:
     """Score the nuclei of images at their own size, write and print the tables; returns the mean AP."""
     folder = utils.run_folder(args.name, args.output)
-    print(f"nuclei by {', '.join(f'{name} {value:g}' for name, value in settings._asdict().items())}")
+    print(f"nuclei by {describe_settings(settings)}")
 
     def score(sample: Sample, probability: np.ndarray) -> ImageScore:
         labels = find_nuclei(probability, settings)

@@ -40,6 +40,11 @@ def choose_settings(recorded: object, given: Mapping[str, float | None], source:
     return SplitSettings(**found)
 
 
+def describe_settings(settings: SplitSettings) -> str:
+    """Return the settings in words, for the log."""
+    return ", ".join(f"{name} {value:g}" for name, value in settings._asdict().items())
+
+
 def _are_settings(recorded: object) -> bool:
     if not isinstance(recorded, Mapping) or not recorded.keys() <= set(SplitSettings._fields):
         return False

@@ -73,9 +73,16 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
     _add_nuclei(parser)
+    pixel_help = "micrometers per pixel, for the table of nuclei"
+    parser.add_argument("--pixel_size", type=real(0, open_end=True, below=1e6), help=pixel_help)
+    parser.add_argument("--rois", action="store_true", help="also write the nuclei as regions of interest for ImageJ")
+    parser.add_argument(
+        "--rle", metavar="FILE", help="also write run lengths, as the 2018 Data Science Bowl takes them"
+    )
     _add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
+    args.instances = args.instances or bool(args.pixel_size or args.rois or args.rle)
     if args.input and (args.data_path or args.dataset):
         parser.error("--input takes images anywhere; leave out --data_path and --dataset, or leave out --input")
     if args.onnx == "":

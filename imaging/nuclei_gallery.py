@@ -1,0 +1,99 @@
+"""The pictures and tables that show each nucleus of each image."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from imaging import drawing, rle
+from imaging.gallery import Gallery
+from imaging.instances import SplitSettings, find_nuclei
+from imaging.label_files import write_labels, write_rois
+from imaging.measures import measure_nuclei, summarize
+from imaging.predictor import Prediction
+from imaging.reader import write_image
+from runtime import names
+from runtime.files import atomic_write
+
+
+class NucleiOutput(NamedTuple):
+    """What is written of the nuclei besides pictures, label images and tables.
+
+    pixel_size: micrometers per pixel, for the tables; None: they are in pixels. rois: also a zip for ImageJ by image.
+    rle: file for the run lengths of the 2018 Data Science Bowl, None: there is none.
+    """
+
+    pixel_size: float | None = None
+    rois: bool = False
+    rle: Path | None = None
+
+
+class _Painted(NamedTuple):
+    nuclei: pd.DataFrame
+    summary: dict
+    strip: list[np.ndarray] | None
+    runs: list[str]
+
+
+class NucleiGallery(Gallery):
+    """Writes each image's nuclei under `folder`: outlines, label images, a table of nuclei, a table of images."""
+
+    def __init__(self, folder: Path, total: int, settings: SplitSettings, output: NucleiOutput, pool):
+        """total: number of images. pool: a BackgroundPool."""
+        super().__init__(folder, total, settings.threshold, pool)
+        self.settings, self.output = settings, output
+
+    def add_prediction(
+        self, name: str, path: Path, image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None
+    ) -> None:
+        """Add an image, uint8 BGR (H, W, 3), its prediction, and its true nuclei, labels (H, W), if they are known."""
+        on_sheet = self.added in self.on_sheet
+        self.futures.append(self.pool.submit(self._paint_nuclei, name, path, image, prediction, truth, on_sheet))
+
+    def _paint_nuclei(
+        self, name: str, path: Path, image: np.ndarray, prediction: Prediction, truth: np.ndarray | None, on_sheet: bool
+    ) -> _Painted:
+        labels = find_nuclei(prediction.probability, self.settings)
+        drawing.write_probabilities(self.folder, name, prediction.probability)
+        mask = (labels > 0).astype(np.uint8) * 255
+        write_image(self.folder / "0" / f"{name}_mask.png", mask)
+        self.pool.check_cancelled()
+        write_labels(self.folder / "labels" / f"{name}_labels.tif", labels)
+        if self.output.rois:
+            write_rois(self.folder / "rois" / f"{name}_rois.zip", labels)
+        self.pool.check_cancelled()
+        shown = drawing.brighten(image)
+        outlined = drawing.outline_labels(shown, labels, truth)
+        write_image(self.folder / "overlay" / f"{name}.png", outlined)
+        about = {"id": name, "path": names.printable_path(path)}
+        nuclei = measure_nuclei(labels, image, self.output.pixel_size)
+        summary = about | {"width": image.shape[1], "height": image.shape[0]}
+        summary |= summarize(nuclei, labels.shape, self.output.pixel_size)
+        if prediction.diameter:
+            summary["assumed_diameter"] = round(prediction.diameter, 1)
+        for column, value in reversed(about.items()):
+            nuclei.insert(0, column, value)
+        strip = None
+        if on_sheet:
+            highest = cv2.resize(prediction.probability[0], image.shape[1::-1])
+            pictures = shown, (highest * 255).astype(np.uint8), mask, outlined
+            strip = [drawing.fit(picture) for picture in pictures]
+        return _Painted(nuclei, summary, strip, rle.encode(labels) if self.output.rle else [])
+
+    def finish(self, outlines: str) -> None:
+        """Write overview.png, nuclei.csv with a row for each nucleus, images.csv, and the run lengths, if wanted."""
+        painted: list[_Painted] = [future.result() for future in self.futures]
+        strips = [(found.summary["id"], found.strip) for found in painted if found.strip]
+        sheet = drawing.contact_sheet(strips, ["image", "probability", "mask", outlines])
+        write_image(self.folder / "overview.png", sheet)
+        tables = {
+            "nuclei.csv": pd.concat([found.nuclei for found in painted]),
+            "images.csv": pd.DataFrame([found.summary for found in painted]),
+        }
+        for name, table in tables.items():
+            with atomic_write(self.folder / name) as partial:
+                table.to_csv(partial, index=False, float_format="%.6g")
+        if self.output.rle:
+            rle.write_submission(self.output.rle, ((found.summary["id"], found.runs) for found in painted))
