@@ -72,8 +72,13 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
         depth = cv2.GaussianBlur(depth, (0, 0), settings.smoothing) * mask
     # fills the valleys that are too shallow, so that only the peaks that count remain
     filled = reconstruction(depth * settings.neck, depth)
-    seeds = label_regions(local_maxima(filled) & mask, connectivity=2)
-    return drop_small(watershed(-depth, seeds, mask=mask), settings.min_area)
+    peaks = local_maxima(filled) & mask
+    regions = label_regions(mask, connectivity=2)
+    has_peak = np.zeros(regions.max() + 1, bool)
+    has_peak[regions[peaks]] = True
+    # a region without a peak, as one that has no core or fills the whole image, is one nucleus
+    peaks |= mask & ~has_peak[regions]
+    return drop_small(watershed(-depth, label_regions(peaks, connectivity=2), mask=mask), settings.min_area)
 
 
 def label_masks(masks: np.ndarray) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""Nuclei out of probabilities, against drawn disks."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from imaging.instances import (
+    SplitSettings,
+    choose_settings,
+    describe_settings,
+    drop_small,
+    fill_holes,
+    find_nuclei,
+    label_masks,
+)
+from runtime.errors import InputError
+
+
+def disks(size: tuple[int, int], *circles: tuple[float, float, float]) -> np.ndarray:
+    """Labels of circles (y, x, radius)."""
+    y, x = np.indices(size)
+    labels = np.zeros(size, np.int32)
+    for label, (center_y, center_x, radius) in enumerate(circles, 1):
+        labels[(y - center_y) ** 2 + (x - center_x) ** 2 <= radius**2] = label
+    return labels
+
+
+def to_probability(labels: np.ndarray, blur: float = 1) -> np.ndarray:
+    """What a network might give: a blurred mask."""
+    return cv2.GaussianBlur((labels > 0).astype(np.float32), (0, 0), blur)[None]
+
+
+def same_nuclei(found: np.ndarray, true: np.ndarray, least: float) -> bool:
+    """Does each true nucleus have one of its own, with an IoU of at least `least`, and are there no others?"""
+    if found.max() != len(np.unique(true[true > 0])):
+        return False
+    for label in np.unique(true[true > 0]):
+        own = np.bincount(found[true == label]).argmax()
+        union = ((true == label) | (found == own)).sum()
+        if own == 0 or ((true == label) & (found == own)).sum() < least * union:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("radius", [6, 12, 30])
+def test_disks_that_touch_are_split_at_every_size(radius: int) -> None:
+    centers = [(2 * radius, 2 * radius), (2 * radius, 3.9 * radius), (3.4 * radius, 5.2 * radius)]
+    true = disks((6 * radius, 7 * radius), *((*center, radius) for center in centers))
+    assert cv2.connectedComponents((true > 0).astype(np.uint8))[0] == 2  # the background and one region
+    found = find_nuclei(to_probability(true), SplitSettings())
+    assert found.dtype == np.int32 and same_nuclei(found, true, 0.85)
+
+
+def test_a_small_nucleus_beside_a_large_one() -> None:
+    true = disks((120, 140), (60, 50, 40), (60, 97, 9))
+    assert same_nuclei(find_nuclei(to_probability(true), SplitSettings()), true, 0.75)
+
+
+@pytest.mark.parametrize("neck, count", [(0.99, 2), (0.5, 1)])
+def test_the_neck_decides_what_is_one_nucleus(neck: float, count: int) -> None:
+    peanut = disks((60, 90), (30, 35, 15), (30, 54, 15)) > 0
+    found = find_nuclei(to_probability(peanut), SplitSettings(neck=neck))
+    assert found.max() == count
+
+
+def test_one_ellipse_stays_one_nucleus() -> None:
+    ellipse = cv2.ellipse(np.zeros((80, 120), np.uint8), (60, 40), (45, 18), 20, 0, 360, 1, -1)
+    assert find_nuclei(to_probability(ellipse), SplitSettings()).max() == 1
+
+
+def test_borders_split_what_the_shape_does_not_show() -> None:
+    probability = np.zeros((2, 40, 80), np.float32)
+    probability[0, 10:30, 10:70] = 0.95  # a bar
+    assert find_nuclei(probability, SplitSettings()).max() == 1
+    probability[1, :, 38:42] = 0.9
+    found = find_nuclei(probability, SplitSettings())
+    true = np.zeros((40, 80), int)
+    true[10:30, 10:40], true[10:30, 40:70] = 1, 2
+    assert same_nuclei(found, true, 0.95)
+
+
+def test_thresholds_are_exclusive_and_holes_are_filled_but_not_across_the_edge() -> None:
+    probability = np.full((1, 30, 30), 0.5, np.float32)
+    assert not find_nuclei(probability, SplitSettings(threshold=0.5)).any()
+    assert (find_nuclei(probability, SplitSettings(threshold=0.4)) == 1).all()
+    ring = disks((40, 40), (20, 20, 12)) - disks((40, 40), (20, 20, 5))
+    found = find_nuclei(to_probability(ring, 0.5), SplitSettings(neck=0.01))
+    assert found[20, 20] == found[20, 10] == 1
+    open_ring = ring.copy()
+    open_ring[:, 20:] = 0
+    assert np.array_equal(fill_holes(open_ring > 0), open_ring > 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_filling_holes_is_scipys(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((50, 60)) > 0.4
+    assert np.array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_small_nuclei_are_dropped_and_the_others_numbered_without_gaps() -> None:
+    labels = np.zeros((10, 10), int)
+    labels[0, :3], labels[2, :4], labels[4, :5] = 1, 2, 7
+    kept = drop_small(labels, 4)
+    assert kept.dtype == np.int32
+    assert [np.unique(kept[row]).tolist() for row in (0, 2, 4)] == [[0], [0, 1], [0, 2]]
+    true = disks((60, 60), (20, 20, 2), (40, 40, 8))
+    assert find_nuclei(to_probability(true, 0.5), SplitSettings(min_area=40)).max() == 1
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_an_image_without_nuclei(classes: int) -> None:
+    labels = find_nuclei(np.zeros((classes, 20, 30), np.float32), SplitSettings())
+    assert labels.shape == (20, 30) and labels.dtype == np.int32 and not labels.any()
+
+
+def test_masks_without_borders_are_connected_regions() -> None:
+    mask = np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8)
+    expected = ndimage.label(mask[..., 0] > 127, np.ones((3, 3)))[0]
+    found = label_masks(mask)
+    assert found.max() == expected.max() and len(np.unique(found * 10_000 + expected)) == found.max() + 1
+
+
+def test_masks_with_borders_show_nuclei_up_to_the_middle_of_the_border() -> None:
+    masks = np.zeros((30, 60, 2), np.uint8)
+    masks[5:25, 5:55, 0] = 255
+    masks[5:25, 28:32, 1] = 255
+    masks[1:3, 40:44] = 255  # nothing but border
+    found = label_masks(masks)
+    assert found.max() == 3 and np.array_equal(found > 0, masks[..., 0] > 0)
+    left, right = found[10, 6], found[10, 54]
+    assert left != right
+    assert (found[5:25, 5:29] == left).all() and (found[5:25, 31:55] == right).all()
+
+
+def test_given_settings_come_before_recorded_ones_and_these_before_the_defaults() -> None:
+    recorded = {"threshold": 0.3, "min_area": 20}
+    chosen = choose_settings(recorded, {"threshold": None, "neck": 0.7, "min_area": 4}, Path("m"))
+    assert chosen == SplitSettings(threshold=0.3, neck=0.7, min_area=4)
+    assert choose_settings(None, {}, Path("m")) == SplitSettings()
+    assert describe_settings(chosen).startswith("threshold 0.3, core_threshold 0.5, ")
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [[], "text", {"thresh": 0.5}, {"threshold": "0.5"}, {"threshold": -1}, {"min_area": 2.5}, {"neck": float("nan")}],
+)
+def test_recorded_settings_that_are_none_are_refused(recorded: object) -> None:
+    with pytest.raises(InputError, match=r"^models/x: its settings for nuclei are not known here; run `val.py --tune`"):
+        choose_settings(recorded, {}, "models/x")
