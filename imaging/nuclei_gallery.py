@@ -22,12 +22,12 @@ class NucleiOutput(NamedTuple):
     """What is written of the nuclei besides pictures, label images and tables.
 
     pixel_size: micrometers per pixel, for the tables; None: they are in pixels. rois: also a zip for ImageJ by image.
-    rle: file for the run lengths of the 2018 Data Science Bowl, None: there is none.
+    submission: file for the run lengths of the 2018 Data Science Bowl, None: there is none.
     """
 
     pixel_size: float | None = None
     rois: bool = False
-    rle: Path | None = None
+    submission: Path | None = None
 
 
 class _Painted(NamedTuple):
@@ -80,7 +80,7 @@ class NucleiGallery(Gallery):
             highest = cv2.resize(prediction.probability[0], image.shape[1::-1])
             pictures = shown, (highest * 255).astype(np.uint8), mask, outlined
             strip = [drawing.fit(picture) for picture in pictures]
-        return _Painted(nuclei, summary, strip, rle.encode(labels) if self.output.rle else [])
+        return _Painted(nuclei, summary, strip, rle.encode(labels) if self.output.submission else [])
 
     def finish(self, outlines: str) -> None:
         """Write overview.png, nuclei.csv with a row for each nucleus, images.csv, and the run lengths, if wanted."""
@@ -95,5 +95,5 @@ class NucleiGallery(Gallery):
         for name, table in tables.items():
             with atomic_write(self.folder / name) as partial:
                 table.to_csv(partial, index=False, float_format="%.6g")
-        if self.output.rle:
-            rle.write_submission(self.output.rle, ((found.summary["id"], found.runs) for found in painted))
+        if self.output.submission:
+            rle.write_submission(self.output.submission, ((found.summary["id"], found.runs) for found in painted))

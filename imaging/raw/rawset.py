@@ -37,8 +37,8 @@ class RawSet:
             layout = self._open()
         else:
             raise InputError(
-                f"{path}: no such file or folder; give the raw set with --input, fetch it with --download, "
-                "or try --synthetic 200"
+                f"{path}: no such file or folder; give the raw set's path, fetch it with preprocess_dsb2018.py "
+                "--download, or try preprocess_dsb2018.py --synthetic 200"
             )
         self.images, self.masks, self.is_paired = layout.images, layout.masks, layout.is_paired
         for reason, found in layout.unused.items():
@@ -67,7 +67,7 @@ class RawSet:
         named = [name for name in inner if re.split(r"[/\\]", name)[-1].lower() == INNER_ZIP]
         if len(named or inner) > 1:
             listed = names.printable(", ".join(named or inner))
-            raise InputError(f"{self.path}: holds several zips ({listed}); unpack it and give one of them with --input")
+            raise InputError(f"{self.path}: holds several zips ({listed}); unpack it and give one of them")
         (self._inner_zip,) = named or inner
         outer = layout.unused | {"files that end in .zip": [name for name in inner if name != self._inner_zip]}
         self.unused = {reason: found for reason, found in outer.items() if found}

@@ -59,6 +59,7 @@ VALUES = [
     ("--num_workers", 4, "0", 0),
     ("--cache_mb", 1024, "0", 0),
     ("--channel", 0, "2", 2),
+    ("--crop_diameter", 0.0, "20", 20.0),
     ("--device", "auto", "npu", "npu"),
     ("--device_id", None, "3", 3),
     ("--resume", None, "a-b/c.pth.tar", "a-b/c.pth.tar"),
@@ -92,7 +93,7 @@ def test_the_names_are_those_of_the_tables() -> None:
     """options/table.py repeats them because importing the tables would import torch."""
     assert tuple(archs.ARCHS) == options.ARCHS == ("UNet", "NestedUNet")
     assert tuple(losses.LOSSES) == options.LOSSES
-    assert set(options.LOSSES) == {"LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss"}
+    assert set(options.LOSSES) == {"LovaszHingeLoss", "BCEDiceLoss", "BCEWithLogitsLoss", "BorderLoss"}
     assert tuple(train.OPTIMIZERS) == options.OPTIMIZERS == ("Adam", "AdamW", "SGD")
     assert tuple(train.SCHEDULERS) == options.SCHEDULERS
     older = {"CosineAnnealingLR", "ReduceLROnPlateau", "MultiStepLR", "ConstantLR"}
@@ -357,7 +358,10 @@ def test_a_side_that_is_no_multiple_gets_its_neighbors(
         ("val.py", "--img_ext ../x", "--img_ext"),
         ("val.py", "--mask_ext .", "--mask_ext"),
         ("demo.py", "--onnx x.onnx --amp", "--onnx computes in the precision of the export; leave out --amp"),
-        ("preprocess_dsb2018.py", "--img_size 0", "--img_size"),
+        ("preprocess_dsb2018.py", "--img_size -1", "--img_size"),
+        ("train.py", "--loss BorderLoss", "--loss BorderLoss needs --num_classes 2"),
+        ("val.py", "--neck 1", "--neck"),
+        ("demo.py", "--pixel_size 0", "--pixel_size"),
         ("preprocess_dsb2018.py", f"--seed {2**64}", "--seed"),
     ],
 )

@@ -9,7 +9,7 @@ from conftest import run
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("--input", "nowhere"), r"\[Error\] nowhere: no such file or folder; give the raw set with --input"),
+        (("--input", "nowhere"), r"\[Error\] nowhere: no such file or folder; give the raw set's path"),
         (("--input", "text.zip"), r"\[Error\] text\.zip: not a readable zip"),
         (("--input", "empty"), r"\[Error\] empty: no <id>/images/<id>\.png and <id>/masks/\*\.png in there"),
         ((), r"\[Error\] inputs/stage1_train\.zip: no such file or folder"),

@@ -15,6 +15,7 @@ SETTINGS = {
     "mask_ext": ".png",
     "channel": 0,
     "dense_masks": False,
+    "crop_diameter": 0.0,
     "input_h": 24,
     "input_w": 24,
     "seed": 5,

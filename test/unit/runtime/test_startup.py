@@ -33,6 +33,7 @@ def test_a_missing_package_is_named(tmp_path):
 
 def test_the_packages_are_those_of_the_requirements():
     imported_as = {"opencv-python-headless": "cv2", "scikit-learn": "sklearn", "PyYAML": "yaml", "Pillow": "PIL"}
+    imported_as["scikit-image"] = "skimage"
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = {re.split(r"[=<>;\[ ]", line)[0] for line in lines if line and line[0] not in "#-"}
     assert {imported_as.get(name, name) for name in required} >= set(startup.PACKAGES)
