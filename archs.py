@@ -101,17 +101,40 @@ class NestedUNet(_UNetBase):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         self._check_input(x)
+        top = self.top_row(x, len(WIDTHS) - 1)
+        if self.deep_supervision:
+            return [getattr(self, f"final{k}")(top[k]) for k in range(1, len(WIDTHS))]
+        return self.final(top[-1])
+
+    def top_row(self, x: Tensor, depth: int) -> list[Tensor]:
+        """Return the outputs of conv0_0 … conv0_{depth}; only the blocks that these need are computed."""
         rows = []  # rows[level][column] is the output of block conv{level}_{column}
-        for level in range(len(WIDTHS)):
+        for level in range(depth + 1):
             rows.append([getattr(self, f"conv{level}_0")(self.pool(x) if level else x)])
             x = rows[level][0]
             for column in range(1, level + 1):  # the blocks whose inputs are now complete, an anti-diagonal
                 row = rows[level - column]
                 block = getattr(self, f"conv{level - column}_{column}")
                 row.append(block(torch.cat([*row, self.up(rows[level - column + 1][column - 1])], 1)))
-        if self.deep_supervision:
-            return [getattr(self, f"final{k}")(rows[0][k]) for k in range(1, len(WIDTHS))]
-        return self.final(rows[0][-1])
+        return rows[0]
+
+
+class PrunedNestedUNet(nn.Module):
+    """The part of a NestedUNet that its head `level` (1 … 4) needs; `forward` returns the logits of this head alone.
+
+    Raises ValueError if the net was built without deep supervision, or has no such head.
+    """
+
+    def __init__(self, net: nn.Module, level: int):
+        super().__init__()
+        if not getattr(net, "deep_supervision", False) or not 1 <= level < len(WIDTHS):
+            raise ValueError(f"head {level}: pruning needs a NestedUNet with deep supervision, which has heads 1 to 4")
+        self.net, self.level = net, level
+        self.num_classes, self.input_channels = net.num_classes, net.input_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.net._check_input(x)
+        return getattr(self.net, f"final{self.level}")(self.net.top_row(x, self.level)[-1])
 
 
 ARCHS = {"UNet": UNet, "NestedUNet": NestedUNet}

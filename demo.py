@@ -4,7 +4,7 @@ import options
 from runtime import startup
 
 if __name__ == "__main__":  # before torch is imported, so that --help and a mistyped flag are answered at once
-    ARGS = startup.parse_flags(options.parse_demo, needs_torch=lambda args: not (args.onnx and args.input))
+    ARGS = startup.parse_flags(options.parse_demo, lambda args: not (args.input and (args.onnx or args.bundle)))
 
 import sys
 import time
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from exporting.bundle import read_bundle
 from imaging import augment
 from imaging.finding import Source, find_images, list_pages
 from imaging.gallery import Gallery
@@ -28,7 +29,7 @@ from imaging.survey import Survey, describe_unreadable
 from runtime import names
 from runtime.background import BackgroundPool, prefetch
 from runtime.errors import InputError
-from runtime.settings import apply_recorded_settings, recorded_settings, settings_from_metadata
+from runtime.settings import apply_recorded_settings, json_from_metadata, recorded_settings, settings_from_metadata
 
 # from batches of images, float32 (N, 3, H, W), to their probabilities (N, num_classes, H, W)
 Predict = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
@@ -172,14 +173,15 @@ def open_checkpoint(args: Namespace, runtime) -> tuple:
 
 
 def open_export(args: Namespace) -> tuple:
-    """Return the OnnxModel of `--onnx`, and its settings for nuclei.
+    """Return the OnnxModel of `--onnx` or `--bundle`, and its settings for nuclei.
 
     Flags that are not given get the values that the file records, else training's defaults.
     """
     from runtime.onnx_model import OnnxModel  # here: onnxruntime is slow to import
 
-    path = Path(args.onnx)
-    model = OnnxModel(path)
+    path, content, recorded = read_bundle(Path(args.bundle)) if args.bundle else (Path(args.onnx), None, {})
+    model = OnnxModel(path, content)
+    model.metadata |= recorded
     for flag, fixed in zip(("input_h", "input_w"), model.fixed_size):
         asked = vars(args)[flag]
         if asked and fixed and asked != fixed:
@@ -189,11 +191,18 @@ def open_export(args: Namespace) -> tuple:
             )
     settings = settings_from_metadata(model.metadata, path, options.ANY_SIZE_FLAGS)
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
+    if args.crop_diameter and not model.any_size:
+        raise InputError(
+            f"{path}: its net needs images scaled to nuclei of {args.crop_diameter:g} pixels, but takes a single size; "
+            "export it with pthtar2onnx.py --dynamic"
+        )
+    if model.takes_bytes:  # it normalizes them itself
+        args.normalization, args.divide_twice = "none", False
     args.data_path = args.data_path or f"inputs/{args.dataset}"
     model.set_size(args.input_h, args.input_w, options.SIDE_MULTIPLE)
     args.input_h, args.input_w = model.size
     print(f"model: {path}, by onnxruntime; input {args.input_h}×{args.input_w}")
-    return model, split_settings(args, None, path)
+    return model, split_settings(args, json_from_metadata(model.metadata, "instances", path), path)
 
 
 def split_settings(args: Namespace, recorded: object, path: Path) -> SplitSettings:
@@ -205,7 +214,7 @@ def split_settings(args: Namespace, recorded: object, path: Path) -> SplitSettin
 
 def main(args: Namespace) -> None:
     """Load the model, segment, and print where the pictures are."""
-    export, settings = open_export(args) if args.onnx else (None, None)
+    export, settings = open_export(args) if args.onnx or args.bundle else (None, None)
     if export and args.input:
         predict = export.predict
     else:

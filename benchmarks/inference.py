@@ -15,9 +15,9 @@ import archs
 import demo
 import engine
 import options
-import pthtar2onnx
 from benchmarks.measure import Bench, Goal, Side, build_net, check_same, medians, random_batch, silence
 from benchmarks.net import Variant, add_best, apply_layout, report_omitted, usable_variants
+from exporting.graph import build_graph
 from imaging import augment, drawing
 from runtime.distributed import init_runtime
 from runtime.onnx_model import OnnxModel
@@ -50,8 +50,7 @@ def by_batches(model: nn.Module, images: Tensor, size: int) -> Callable[[], Tens
 
 def export_net(model: nn.Module, example: Tensor, path: Path) -> nn.Module:
     """Export a net to `path`; returns the export as `demo.py --onnx` runs it."""
-    pthtar2onnx.export(model, example, path, 11, dynamic=True)
-    export = OnnxModel(path)
+    export = OnnxModel(path, build_graph(model, example, 11, dynamic=True).SerializeToString())
     export.set_size(*example.shape[2:], archs.STRIDE)
     return engine.ExportedNet(export)
 

@@ -29,13 +29,22 @@ def val_transform(height: int, width: int, normalization: str = "standard") -> A
     """Return resizing and normalization: uint8 BGR (H, W, 3) → floats (height, width, 3).
 
     normalization: "standard": (x / 255 - MEAN) / STD. "image": (x - own mean) / (own std + 1e-4), within [-20, 20].
+    "none": x, uint8, for a net that normalizes its input itself.
     """
+    resize = A.Resize(height, width)
+    if normalization == "none":
+        return A.Compose([resize])
     # RGB statistics on BGR channels are part of the recipe: published numbers and old checkpoints depend on them
-    return A.Compose([A.Resize(height, width), A.Normalize(mean=MEAN, std=STD, normalization=normalization)])
+    return A.Compose([resize, A.Normalize(mean=MEAN, std=STD, normalization=normalization)])
 
 
 def input_maker(normalization: str, divide_twice: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from an image, uint8 BGR (H, W, 3), to the network's input, float32 (3, H, W)."""
+    """Return a function from an image, uint8 BGR (H, W, 3), to the network's input, float32 (3, H, W).
+
+    normalization: as in val_transform.
+    """
+    if normalization == "none":
+        return lambda image: to_input(image, divide_twice)
     normalize = A.Normalize(mean=MEAN, std=STD, normalization=normalization)
     return lambda image: to_input(normalize(image=image)["image"], divide_twice)
 

@@ -70,6 +70,7 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     FLAGS["name"].add_to(parser, "name", None, f"folder under models/ to take it from (default: {default_name()})")
     parser.add_argument("--resume", metavar="PATH", help="another checkpoint to use")
     parser.add_argument("--onnx", metavar="FILE", help="an export to use instead, with onnxruntime on the CPU")
+    parser.add_argument("--bundle", metavar="FILE", help="a zip of pthtar2onnx.py --bundle to use instead")
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
     _add_nuclei(parser)
@@ -85,16 +86,21 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     args.instances = args.instances or bool(args.pixel_size or args.rois or args.rle)
     if args.input and (args.data_path or args.dataset):
         parser.error("--input takes images anywhere; leave out --data_path and --dataset, or leave out --input")
-    if args.onnx == "":
-        parser.error("--onnx lacks its value: name an ONNX file, or leave the flag out")
-    if args.onnx and (args.resume is not None or args.name is not None):
-        parser.error("--onnx takes the net from that file; leave out --resume and --name, or leave out --onnx")
-    if args.onnx and args.tta:
-        parser.error("--tta turns images, which an export may not accept; leave it out, or leave out --onnx")
-    if args.onnx and args.amp:
-        parser.error("--onnx computes in the precision of the export; leave out --amp")
-    if args.onnx and args.device not in ("auto", "cpu"):
-        parser.error(f"--onnx runs on the CPU; leave out --device {args.device}")
+    if args.onnx is not None and args.bundle is not None:
+        parser.error("--onnx and --bundle both name a net; give one of them")
+    for flag, file in (("onnx", "an ONNX file"), ("bundle", "a zip of pthtar2onnx.py --bundle")):
+        if (value := vars(args)[flag]) is None:
+            continue
+        if not value:
+            parser.error(f"--{flag} lacks its value: name {file}, or leave the flag out")
+        if args.resume is not None or args.name is not None:
+            parser.error(f"--{flag} takes the net from that file; leave out --resume and --name, or leave out --{flag}")
+        if args.tta:
+            parser.error(f"--tta turns images, which an export may not accept; leave it out, or leave out --{flag}")
+        if args.amp:
+            parser.error(f"--{flag} computes in the precision of the export; leave out --amp")
+        if args.device not in ("auto", "cpu"):
+            parser.error(f"--{flag} runs on the CPU; leave out --device {args.device}")
     args.name = default_name() if args.name is None else args.name
     return args
 
@@ -105,14 +111,26 @@ def parse_export(argv: list[str] | None = None) -> Flags:
     FLAGS["name"].add_to(parser, "name", default_name(), "folder under models/ whose best checkpoint is exported")
     parser.add_argument("--checkpoint", metavar="PATH", help="another checkpoint to export")
     parser.add_argument("--output", default="UNet_npu8p.onnx", help="file to write")
+    parser.add_argument("--bundle", metavar="FILE", help="zip to write instead: the ONNX file, settings, scores")
     parser.add_argument("--opset", default=11, type=whole(11, 20), help="version of the ONNX operators")
     FLAGS["batch_size"].add_to(parser, "batch_size", 1, "batch size of the input")
     for name, side in (("input_h", "height"), ("input_w", "width")):
         FLAGS[name].add_to(parser, name, None, f"{side} of the input, a multiple of 16 (default: as in training)")
     parser.add_argument("--dynamic", action="store_true", help="leave batch size, height and width open")
+    prune_help = "export one head, and what it needs, of a net with deep supervision (1 is the smallest)"
+    parser.add_argument("--prune_level", type=whole(1, 4), metavar="LEVEL", help=prune_help)
+    parser.add_argument(
+        "--uint8", action="store_true", help="take images as uint8 BGR (N, H, W, 3), give probabilities"
+    )
+    parser.add_argument("--fp16", action="store_true", help="compute in half precision; input and output stay float32")
     for name in ("trust_checkpoint", "debug"):
         FLAGS[name].add_to(parser, name)
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    if args.bundle == "":
+        parser.error("--bundle lacks its value: name a zip to write, or leave the flag out")
+    if args.bundle and "output" in args.given:
+        parser.error("--bundle writes the ONNX file into the zip; leave out --output")
+    return args
 
 
 def parse_preprocess(argv: list[str] | None = None) -> Flags:

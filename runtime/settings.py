@@ -1,7 +1,9 @@
 """The flags that a run recorded: reading them, applying them in later commands, and comparing two runs."""
 
+import json
 import reprlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -134,11 +136,33 @@ def settings_from_metadata(metadata: Mapping[str, str], path: Path, flags: Mappi
     settings = {name: flag.default for name, flag in flags.items()}
     for name in metadata.keys() & flags.keys():
         text = metadata[name]
-        value = {"True": True, "False": False}.get(text, int(text) if text.isdecimal() and len(text) < 6 else text)
-        if not flags[name].accepts(value):
+        if not flags[name].accepts(value := _parse_value(text, flags[name].default)):
             raise InputError(f"{path}: records {name} as {_shorten(text)}, which is not known here")
         settings[name] = value
     return settings
+
+
+def _parse_value(text: str, default: object) -> object:
+    """Return the value that a text stands for, or the text if it is not of the default's type."""
+    if isinstance(default, float):
+        with suppress(ValueError):
+            return float(text) if len(text) < 30 else text
+    return {"True": True, "False": False}.get(text, int(text) if text.isdecimal() and len(text) < 6 else text)
+
+
+def json_from_metadata(metadata: Mapping[str, str], key: str, path: Path) -> object:
+    """Return what an ONNX file records as JSON under `key`, None if it records nothing there; see parse_json."""
+    return parse_json(metadata[key], f"{path}: its {key}") if key in metadata else None
+
+
+def parse_json(text: str, source: object) -> object:
+    """Parse JSON that somebody else wrote; raises InputError if it is long or no JSON."""
+    if len(text) > MAX_CONFIG_BYTES:
+        raise InputError(f"{source}: {len(text)} characters of JSON, but at most {MAX_CONFIG_BYTES} are read")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise InputError(f"{source}: not readable as JSON ({names.one_line(error)})") from error
 
 
 def _shorten(value: object) -> str:

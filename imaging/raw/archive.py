@@ -26,11 +26,12 @@ LOCAL_HEADER_BYTES = 30  # without name and extra field
 ENCRYPTED = 0x2041  # flag bits: encrypted in the old way, in a newer way, with its header
 
 
-def open_zip(path: Path, inner: str | None = None) -> zipfile.ZipFile:
+def open_zip(path: Path, inner: str | None = None, remedy: str | None = None) -> zipfile.ZipFile:
     """Open a zip whose directory passes all checks; nothing but the directory is read.
 
     inner: opens instead the zip that is this member. It is copied to a temporary file without a name, which disappears
     when it is closed, and passes the same checks.
+    remedy: what an error advises to do; None: what helps with raw images.
     Raises InputError naming the zip, and the member if the reason is one, if:
     - the directory is damaged or too large, or there are too many members or two of the same name;
     - a member's name leads out of the folder it would be unpacked to, or is unprintable;
@@ -38,7 +39,7 @@ def open_zip(path: Path, inner: str | None = None) -> zipfile.ZipFile:
     - one member or all of them would expand to too many bytes;
     - the inner zip cannot be copied.
     """
-    archive = _open_checked(_LimitedFile(path), str(path))
+    archive = _open_checked(_LimitedFile(path), str(path), remedy)
     if inner is None:
         return archive
     name = f"{path}/{names.printable(inner)}"
@@ -53,7 +54,7 @@ def open_zip(path: Path, inner: str | None = None) -> zipfile.ZipFile:
             f"{name}: cannot be copied to a temporary file ({names.printable(error)}); unpack {path} and give the zip "
             "that is in it, or set the variable TMPDIR to a folder with more space"
         ) from error
-    return _open_checked(file, name)
+    return _open_checked(file, name, remedy)
 
 
 def list_members(archive: zipfile.ZipFile) -> dict[str, str]:
@@ -87,14 +88,13 @@ class _LimitedFile(io.FileIO):
         return super().read(size)
 
 
-def _open_checked(file: _LimitedFile, name: str) -> zipfile.ZipFile:
+def _open_checked(file: _LimitedFile, name: str, remedy: str | None) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(file)
     except Exception as error:  # a broken directory raises errors of zipfile, struct and Unicode
         file.close()
-        raise InputError(
-            f"{name}: not a readable zip ({names.printable(error)}); give the raw folder or stage1_train.zip"
-        ) from error
+        remedy = remedy or "give the raw folder or stage1_train.zip"
+        raise InputError(f"{name}: not a readable zip ({names.printable(error)}); {remedy}") from error
     objection = _objection_to_zip(archive)
     for member in archive.infolist() if not objection else ():
         if reason := _objection_to_member(member):
@@ -102,7 +102,8 @@ def _open_checked(file: _LimitedFile, name: str) -> zipfile.ZipFile:
             break
     if objection:
         file.close()
-        raise InputError(f"{name}: refused, nothing of it was read: {objection}; make a zip of the raw images alone")
+        remedy = remedy or "make a zip of the raw images alone"
+        raise InputError(f"{name}: refused, nothing of it was read: {objection}; {remedy}")
     file.max_read = MAX_BYTES
     return archive
 

@@ -219,3 +219,35 @@ def test_foreign_weights_are_refused(spoil) -> None:
     with pytest.raises(ValueError) as error:
         archs.from_state_dict(spoil(dict(state)))
     assert 20 < len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_a_pruned_net_is_one_head_and_computes_what_that_needs(level: int) -> None:
+    torch.manual_seed(0)
+    net, x = NestedUNet(2, deep_supervision=True).eval(), torch.randn(2, 3, 32, 48)
+    pruned, computed = archs.PrunedNestedUNet(net, level), []
+    for name, module in net.named_children():
+        module.register_forward_hook(lambda *_, name=name: computed.append(name))
+    found = pruned(x)
+    assert {name for name in computed if name.startswith("final")} == {f"final{level}"}
+    # the nodes of UNet++ up to the anti-diagonal of the head
+    wanted = {name for name in NESTED_BLOCKS if sum(map(int, name.removeprefix("conv").split("_"))) <= level}
+    assert {name for name in computed if name.startswith("conv")} == wanted
+    assert torch.equal(found, net(x)[level - 1])
+    assert (pruned.num_classes, pruned.input_channels) == (2, 3)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    "net, level",
+    [
+        (lambda: UNet(1), 1),
+        (lambda: NestedUNet(1), 1),
+        (lambda: NestedUNet(1, deep_supervision=True), 0),
+        (lambda: NestedUNet(1, deep_supervision=True), 5),
+    ],
+)
+def test_there_is_no_such_head(net, level: int) -> None:
+    with pytest.raises(ValueError, match=rf"^head {level}: pruning needs a NestedUNet with deep supervision"):
+        archs.PrunedNestedUNet(net(), level)

@@ -344,6 +344,7 @@ def test_an_epoch_of_other_images_begins_anew(capsys, changed, begins_anew):
 def test_settings_as_metadata_come_back():
     path = Path("net.onnx")
     settings = {"input_h": 32, "input_w": 4096, "normalization": "image", "divide_twice": False, "channel": 2}
+    settings["crop_diameter"] = 17.5
     metadata = {name: str(value) for name, value in settings.items()}
     assert settings_from_metadata(metadata, path, options.INPUT_FLAGS) == settings
     expected = DEFAULTS | settings
@@ -356,6 +357,7 @@ def test_settings_as_metadata_come_back():
     [
         *(("normalization", text) for text in ("clahe", "", "True", "1")),
         *(("divide_twice", text) for text in ("3", "1", "true", "")),
+        *(("crop_diameter", text) for text in ("-1", "x", "", "nan", "inf", "1e9", "0" * 5000 + "1")),
         *(("input_h", text) for text in ("17", "0", "-16", "9" * 5000, "96.0", "x", "True", "²")),
     ],
 )
