@@ -107,16 +107,17 @@ def train(
         if state.logger.is_save_step:
             saver.save(state)
 
-    with interruptible(args, state, saver) as (stop, profile_step):
+    with interruptible(args, state, saver, val_loader.dataset.read) as (stop, profile_step, board):
         callbacks = (profile_step, save_within_epoch)
         while state.epoch < args.epochs:
             train_loader.batch_sampler.set_epoch(state.epoch, state.step)
             trained = engine.train_one_epoch(state, train_loader, criterion, stop, callbacks)
             state.before_validation()
-            validated = engine.evaluate(state.eval_model, val_loader, criterion, runtime, stop=stop)
+            validated = engine.evaluate(state.eval_model, val_loader, criterion, runtime, board.keep_images, stop)
             row = {"epoch": state.epoch, "lr": state.learning_rate, "loss": trained["loss"], "iou": trained["iou"]}
             row |= {f"val_{key}": validated[key] for key in ("loss", "iou", "dice")}
             is_best = state.finish_epoch(row | {"images_per_s": trained["fps"]})
+            board.write_epoch(state.history[-1])
             saver.save(state, is_best)
             if state.stopped_early(args.early_stopping):
                 print(f"early stopping: no better IoU for {state.stale_epochs} epochs")

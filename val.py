@@ -26,11 +26,12 @@ import utils
 from imaging import augment, tuning
 from imaging.drawing import write_probabilities
 from imaging.instances import SplitSettings, choose_settings, describe_settings, find_nuclei
-from imaging.label_files import write_labels
+from imaging.label_files import read_labels, write_labels
 from imaging.predictor import Predictor
 from imaging.prepared import PreparedFolder
 from imaging.raw.rawset import RawSet
-from imaging.reader import write_image
+from imaging.reader import read_image, write_image
+from imaging.report import Example, Report, write_report
 from imaging.scoring import ImageScore, error_table, image_table, score_image, summary_table, threshold_table
 from imaging.truth import Sample, prepared_sample, raw_sample
 from runtime import names
@@ -39,6 +40,8 @@ from runtime.checkpoint import save_checkpoint
 from runtime.distributed import Runtime, init_runtime
 from runtime.errors import InputError
 from runtime.files import atomic_write
+from runtime.flags import Flags
+from runtime.run_files import read_history
 from runtime.settings import apply_recorded_settings, recorded_settings
 
 PIXEL_SCORES = {"iou": metrics.iou_score, "mask_dice": metrics.mask_dice, "dice": metrics.dice_coef}
@@ -92,6 +95,13 @@ class Scores:
         columns = ["IoU", "mask Dice", "soft Dice", "IoU by image", "mask Dice by image", "AP by image"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
+    def example(self, row: Mapping) -> Example:
+        """Return the picture of one of the rows of `images`, with the regions of the mask of its class."""
+        image, masks = self.data.read(row["id"])
+        true = masks[..., row["class"]] > (0 if self.data.zero_one else 127)
+        found = read_image(self.folder / str(row["class"]) / f"{row['id']}_mask.png")[..., 0] > 127
+        return Example(row, image, metrics.label_instances(found), metrics.label_instances(true))
+
 
 class NucleiData(NamedTuple):
     """Images with true nuclei: `read` returns the sample of an id; the ids of the training part, and those to score."""
@@ -105,6 +115,11 @@ class NucleiData(NamedTuple):
         with prefetch(self.read, ids) as found:
             for future in found:
                 yield future.result()
+
+    def example(self, folder: Path, row: Mapping) -> Example:
+        """Return the picture of a row of image_table, with the labels that score_nuclei wrote."""
+        sample = self.read(row["id"])
+        return Example(row, sample.image, read_labels(folder / f"{row['id']}_labels.tif"), sample.labels)
 
 
 def open_data(
@@ -150,8 +165,26 @@ def open_raw(args: Namespace, checkpoint: Mapping) -> NucleiData:
     return NucleiData(read, train, val)
 
 
-def score_pixels(model: nn.Module, data: dataset.NucleiDataset, args: Namespace, runtime: Runtime) -> dict[str, float]:
-    """Score the masks at the size of the model's input, write and print the tables; returns what evaluate returns."""
+def start_report(args: Flags, path: Path, checkpoint: Mapping, settings: Mapping) -> Report:
+    """Return a report of the model at `path` and its training; the scores are still missing."""
+    given = [f"--{name}" if vars(args)[name] is True else f"--{name} {vars(args)[name]}" for name in sorted(args.given)]
+    return Report(
+        args.name,
+        {"model": path, "data": args.raw or utils.find_data(args.data_path, settings), "flags": ", ".join(given)},
+        settings=settings,
+        defaults={name: flag.default for name, flag in options.FLAGS.items()},
+        log=pd.DataFrame(read_history(path.with_name("log.csv"), np.inf)),
+        epochs=checkpoint["epoch"],
+    )
+
+
+def score_pixels(
+    model: nn.Module, data: dataset.NucleiDataset, args: Namespace, runtime: Runtime
+) -> tuple[Scores, dict[str, float]]:
+    """Score the masks at the size of the model's input, write and print the tables.
+
+    Returns the scores, and what evaluate returns.
+    """
     workers = dataset.choose_num_workers(vars(args), model.num_classes)
     loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
     criterion = engine.build_criterion(args.loss)
@@ -164,11 +197,13 @@ def score_pixels(model: nn.Module, data: dataset.NucleiDataset, args: Namespace,
     table = scores.table()
     print(table.to_string(float_format="{:.4f}".format))
     print(f"masks: {folder}, by image: {folder / 'metrics.csv'}")
-    return result | {"mask_dice": table.loc["all", "mask Dice"]}
+    return scores, result
 
 
-def score_nuclei(samples: Iterator[Sample], predictor: Predictor, settings: SplitSettings, args: Namespace) -> float:
-    """Score the nuclei of images at their own size, write and print the tables; returns the mean AP."""
+def score_nuclei(
+    samples: Iterator[Sample], predictor: Predictor, settings: SplitSettings, args: Namespace
+) -> list[ImageScore]:
+    """Score the nuclei of images at their own size, write and print the tables."""
     folder = utils.run_folder(args.name, args.output)
     print(f"nuclei by {describe_settings(settings)}")
 
@@ -189,7 +224,7 @@ def score_nuclei(samples: Iterator[Sample], predictor: Predictor, settings: Spli
     for table in (summary_table(scores), threshold_table(scores), error_table(scores)):
         print(table.to_string(float_format="{:.4f}".format))
     print(f"labels: {folder / 'labels'}, by image: {folder / 'nuclei.csv'}")
-    return summary_table(scores).loc["all", "mean AP"]
+    return scores
 
 
 def tune_settings(nuclei: NucleiData, predictor: Predictor, start: SplitSettings, args: Namespace) -> SplitSettings:
@@ -232,12 +267,24 @@ def main(args: Namespace) -> None:
         settings = tune_settings(nuclei, predictor, settings, args)
         save_checkpoint(checkpoint | {"instances": settings._asdict()}, path)
         print(f"recorded in {path}")
+    report, folder = start_report(args, path, checkpoint, recorded), utils.run_folder(args.name, args.output)
     if args.instances or args.raw:
-        mean_ap = score_nuclei(nuclei.samples(nuclei.scored), predictor, settings, args)
-        print(f"mean AP: {mean_ap:.4f}")
+        scores = score_nuclei(nuclei.samples(nuclei.scored), predictor, settings, args)
+        example = partial(nuclei.example, folder / "labels")
+        report.facts["nuclei by"] = describe_settings(settings)
+        tables = {"Nuclei": summary_table(scores), "Nuclei by IoU": threshold_table(scores)}
+        tables["What became of the nuclei"] = error_table(scores)
+        report.add_scores(tables, image_table(scores), example, ("mean AP", "AP 0.50", "found", "true"))
+        print(f"mean AP: {tables['Nuclei'].loc['all', 'mean AP']:.4f}")
     if not args.raw:
-        result = score_pixels(model, data, args, runtime)
-        print(f"Mask Dice: {result['mask_dice']:.4f}")
+        scores, result = score_pixels(model, data, args, runtime)
+        table = scores.table() if model.num_classes > 1 else scores.table().loc[["all"]]
+        report.add_scores({"Pixels": table}, scores.images(), scores.example, ("IoU", "mask Dice"))
+    if args.report:
+        write_report(folder / "report.html", report)
+        print(f"report: {folder / 'report.html'}")
+    if not args.raw:
+        print(f"Mask Dice: {table.loc['all', 'mask Dice']:.4f}")
         print(f"Dice: {result['dice']:.4f}")
         print(f"IoU: {result['iou']:.4f}")
 

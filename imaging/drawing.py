@@ -58,11 +58,14 @@ def overlay(image: np.ndarray, masks: list[np.ndarray], truth: list[np.ndarray] 
     return picture
 
 
-def outline_labels(image: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray | None = None) -> np.ndarray:
+def outline_labels(
+    image: np.ndarray, labels: np.ndarray, truth_labels: np.ndarray | None = None, thickness: int | None = None
+) -> np.ndarray:
     """Outline each nucleus of a label image in its own color on a BGR image (H, W, 3), and true nuclei in white.
 
     labels, truth_labels: (H, W), whole numbers from 0; 0 is background. Outlines lie inside their nuclei, so two nuclei
     that touch have two outlines; their colors differ. If the image is bright, true nuclei are outlined in black.
+    thickness: in pixels; None: about a 400th of the longer side, but at most a 12th of the nuclei's mean diameter.
     Raises ValueError if the sizes differ.
     """
     for given in (labels, truth_labels):
@@ -70,22 +73,19 @@ def outline_labels(image: np.ndarray, labels: np.ndarray, truth_labels: np.ndarr
             raise ValueError(f"labels must have the size of the image, {image.shape[:2]}, not {given.shape}")
     picture, is_bright = image.copy(), image[::4, ::4].mean() > 127
     if truth_labels is not None:
-        for rows, _, outlines in _outlines(truth_labels):
+        for rows, _, outlines in _outlines(truth_labels, thickness):
             picture[rows][outlines] = TRUTH_COLOR_ON_BRIGHT if is_bright else TRUTH_COLOR
     colors = (NUCLEUS_COLORS * (DARKENED if is_bright else 1)).astype(np.uint8)[color_numbers(labels)]
-    for rows, strip, outlines in _outlines(labels):
+    for rows, strip, outlines in _outlines(labels, thickness):
         picture[rows][outlines] = colors[strip[outlines]]
     return picture
 
 
-def _outlines(labels: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yield strips of a label image: their rows, their labels, and which pixels lie on outlines.
-
-    Outlines are about a 400th of the image's longer side thick, but at most a 12th of the nuclei's mean diameter.
-    """
-    count = max(1, labels.max(initial=0))
-    diameter = (4 / np.pi * np.count_nonzero(labels) / count) ** 0.5
-    thickness = max(1, min(round(max(labels.shape) / 400), round(diameter / 12)))
+def _outlines(labels: np.ndarray, thickness: int | None) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield strips of a label image: their rows, their labels, and which pixels lie on outlines; see outline_labels."""
+    if thickness is None:
+        diameter = (4 / np.pi * np.count_nonzero(labels) / max(1, labels.max(initial=0))) ** 0.5
+        thickness = max(1, min(round(max(labels.shape) / 400), round(diameter / 12)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * thickness + 1,) * 2)
     for rows, strip in _strips(labels, thickness):
         # also beyond the edges of the image is background, so that the outlines of nuclei that it cuts are closed

@@ -21,6 +21,11 @@ def write_labels(path: Path, labels: np.ndarray) -> None:
         tifffile.imwrite(partial, labels.astype(kind), compression="zlib", photometric="minisblack")
 
 
+def read_labels(path: Path) -> np.ndarray:
+    """Read a file of write_labels: int32 (H, W)."""
+    return tifffile.imread(path).astype(np.int32)
+
+
 def write_rois(path: Path, labels: np.ndarray) -> None:
     """Write the outline of each nucleus of a label image (H, W) as a region of interest in a zip that ImageJ opens.
 

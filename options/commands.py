@@ -57,6 +57,8 @@ def parse_val(argv: list[str] | None = None) -> Flags:
     tune_help = "find the settings for nuclei on the training images, and record them in the model"
     parser.add_argument("--tune", action="store_true", help=tune_help)
     parser.add_argument("--tune_images", default=100, type=whole(1), help="most training images that --tune uses")
+    report_help = "also write <output>/<name>/report.html, a page with scores, curves, the best and worst images"
+    parser.add_argument("--report", action="store_true", help=report_help)
     _add_nuclei(parser)
     _add_recorded(parser)
     _add_shared(parser)

@@ -47,6 +47,7 @@ GROUPS = {
         "pretrained": Flag(False, None, "start a new run from the weights given by --resume"),
         "save_steps": Flag(0, whole(0), "also save every N steps; 0: only after each epoch"),
         "trust_checkpoint": Flag(False, None, "load any Python objects from a checkpoint, which can run code"),
+        "tensorboard": Flag(False, None, "write the curves and a few validation images for TensorBoard"),
         "debug": Flag(False, None, "print the traceback of an error before its sentence", local=True),
     },
     "data": {

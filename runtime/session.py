@@ -1,9 +1,9 @@
-"""What surrounds the training loop: device, processes, locked folder and logs of a run; its signals; its profiler."""
+"""What surrounds the training loop: device, processes, locked folder and logs of a run; signals; profiler; events."""
 
 import contextlib
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime.checkpoint import CheckpointSaver
@@ -11,11 +11,14 @@ from runtime.distributed import Runtime, init_runtime, redirect_output
 from runtime.files import remove_partial_files
 from runtime.interrupts import Interrupted, handle_signals, lock_folder
 from runtime.state import TrainingState
+from runtime.tensorboard import Board, import_writer, open_board, remove_events
 
 
 @contextlib.contextmanager
 def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
-    """Yield the Runtime of a run of train.py in `folder`; raises InputError if device or folder is not available."""
+    """Yield the Runtime of a run of train.py in `folder`; raises InputError if something that it needs is missing."""
+    if args.tensorboard:
+        import_writer()
     runtime = init_runtime(args.device, args.device_id, launch=args)
     own_log = folder / f"{'eval_' if args.evaluate else ''}rank{runtime.rank}.log"
     writes_files = runtime.is_main and not args.evaluate
@@ -29,13 +32,20 @@ def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
 
 
 @contextlib.contextmanager
-def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver):
-    """Yield a StopRequest and a function to call after each step; save the run and exit if the loop is interrupted."""
-    runtime = state.runtime
+def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver, read: Callable[[str], tuple]):
+    """Yield a StopRequest, a function to call after each step, and a Board for each epoch.
+
+    Saves the run and exits if the loop is interrupted. read: returns a validation image by its id, see Board.
+    """
+    runtime, board, events = state.runtime, Board(), saver.folder / "tensorboard"
+    if runtime.is_main and not saver.keep_previous:
+        remove_events(events)  # of an earlier run of this name
+    if runtime.is_main and args.tensorboard:
+        board = open_board(events, state.epoch, state.history, read)
     profile = profile_steps(runtime, args.profiling, args.start_step, args.stop_step, saver.folder / "profile")
-    with profile as profile_step, handle_signals() as stop:
+    with profile as profile_step, contextlib.closing(board), handle_signals() as stop:
         try:
-            yield stop, profile_step
+            yield stop, profile_step, board
         except Interrupted:
             saver.save(state)
             runtime.wait_for_main()  # which writes the checkpoint

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import random_net, run, write_dataset
 from helpers.bright_net import Bright, score, segment
+from helpers.parsed_page import Page, assert_self_contained
 from helpers.sample_data import write_set
 
 import dataset
@@ -318,3 +319,84 @@ def test_val_warns_if_scores_include_training_images(bright, capsys):
     torch.save(state, "models/bright/model_best.pth.tar")
     assert len(score("--all", "--data_path", "inputs/discs")) == 15
     assert "warning: the model was trained" in capsys.readouterr().out
+
+
+# --- val.py --report -------------------------------------------------------------------------------------------------
+
+
+def test_the_report_has_the_scores_and_the_pictures_of_the_images(bright, capsys):
+    table = score("--report", "--batch_size", "2")
+    assert "report: outputs/bright/report.html\n" in capsys.readouterr().out
+    page = Page(bright / "outputs/bright/report.html")
+    assert_self_contained(page)
+    assert page.headings() == ["Pixels", "Worst images", "Best images", "Settings", "All images"], "there is no log.csv"
+    for row in table.itertuples():
+        assert f"{row.id} 0 {row.iou:.4f} {row.mask_dice:.4f} {row.dice:.4f} {row.ap:.4f}" in page.text
+        assert f"{row.id} AP {row.ap:.3f}, IoU {row.iou:.3f}, 1 found, 1 true" in page.text
+    assert re.search(rf"IoU by image mask Dice by image AP by image all( \S+){{5}} {table.ap.mean():.4f} ", page.text)
+    assert "model models/bright/model_best.pth.tar data inputs/discs flags --batch_size 2, --name bright" in page.text
+    assert "batch_size 4 16" in page.text, "of the training, with the default"
+    pictures = page.images()
+    assert len(pictures) == 6
+    worst = cv2.imread(f"inputs/discs/images/{table.sort_values('ap', kind='stable').id.iloc[0]}.png")
+    shown = cv2.resize(pictures[0], worst.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(shown.ravel(), drawing.brighten(worst).ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("more", [(), ("--raw", "raw", "--all")])
+def test_the_report_has_the_scores_of_nuclei(bright, more):
+    """Two true nuclei in each image, of which the network finds one; with --raw there are no scores of pixels."""
+    for k in range(4):
+        image, one = square(32, 32)
+        two = np.roll(one, (14, 14), (0, 1))
+        image[two] = 30 + k  # too dark to be found
+        for path, pixels in {
+            f"own/images/x{k}.png": image,
+            f"own/masks/0/x{k}.png": (one | two) * np.uint8(255),
+            f"raw/x{k}/images/x{k}.png": image,
+            f"raw/x{k}/masks/one.png": one * np.uint8(255),
+            f"raw/x{k}/masks/two.png": two * np.uint8(255),
+        }.items():
+            (bright / path).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(path, pixels)
+    flags = more or ("--instances", "--data_path", "own", "--all")
+    val.main(options.parse_val(["--name", "bright", "--num_workers", "0", "--report", *flags]))
+    page = Page(bright / "outputs/bright/report.html")
+    assert_self_contained(page)
+    nuclei = ["Nuclei", "Precision and counts", "Nuclei by IoU", "What became of the nuclei"]
+    pixels = [] if more else ["Pixels"]
+    assert page.headings() == [*nuclei, *pixels, "Worst images", "Best images", "Settings", "All images"]
+    table = pd.read_csv("outputs/bright/nuclei.csv")
+    assert (table[["true", "found"]] == (2, 1)).all(axis=None) and table["ap_0.50"].tolist() == [0.5] * 4
+    for row in table.itertuples():
+        assert f"{row.id} {row.kind}, AP {row.ap:.3f}, 1 found, 2 true" in page.text
+        assert f"{row.id}: 1 found, 2 true" in page.text
+    tiles = f"{table.ap.mean():.4f} mean AP 0.5000 AP 0.50 4 nuclei found 8 true nuclei"
+    assert tiles in page.text and "nuclei by threshold 0.5, " in page.text
+    for picture, outlined in zip(page.images()[::2], page.images()[1::2]):
+        assert (picture < 60).mean() > 0.9, "the images are as dark as they are"
+        # 8 of 32 pixels are 100 of 400
+        assert abs((outlined > 180).all(2).sum() - 4 * 98 * 2) < 50, "the missing nucleus has a white outline"
+
+
+def test_the_report_has_the_curves_of_the_training(bright):
+    rows = ["0,0.1,0.9,0.2,0.8,0.3", "1,0.1,0.7,0.4,0.6,0.5", "2,0.1,0.6,0.5,0.7,0.4"]
+    (bright / "models/bright/log.csv").write_text("\n".join(["epoch,lr,loss,iou,val_loss,val_iou", *rows]))
+    score("--report")
+    page = Page(bright / "outputs/bright/report.html")
+    assert "Training" in page.headings() and page.source.count("<circle") == 3 * 4
+    assert "epoch 2: 0.7" in page.text and "epoch 3: 0.4" in page.text
+
+
+def test_the_report_of_a_single_image_with_an_odd_name(bright):
+    """Masks may hold 0 and 1."""
+    image, mask = square(32, 32)[0], square(32, 32, high=255, low=0)[0]
+    pages = []
+    for high in (255, 1):
+        write_set(bright / f"own{high}", ["<b>&'\"ä"], 1, image=image, mask=mask // 255 * high)
+        score("--data_path", f"own{high}", "--all", "--report")
+        pages.append(Page(bright / "outputs/bright/report.html"))
+        assert_self_contained(pages[-1])
+        assert "Worst images" in pages[-1].headings() and "Best images" not in pages[-1].headings()
+        assert "<b>&'\"ä AP " in pages[-1].text and ", 1 true" in pages[-1].text
+    assert all(np.array_equal(*pair) for pair in zip(*(page.images() for page in pages)))

@@ -79,7 +79,7 @@ VALUES = [
     ("--dist_timeout", 600, "30.5", 30.5),
 ]
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
-SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway", "--debug", "--dense_masks"]
+SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway", "--debug", "--dense_masks", "--tensorboard"]
 
 
 # --- names and defaults ----------------------------------------------------------------------------------------------

@@ -280,9 +280,11 @@ def test_two_classes_and_deep_supervision_end_to_end(home):
     log = pd.read_csv(home / "models" / name / "log.csv")
     assert log.iou.iloc[-1] > log.iou.iloc[0] and log.loss.iloc[-1] < log.loss.iloc[0]
 
-    result = run("val.py", "--name", name, "--num_workers", "0", cwd=home)
+    result = run("val.py", "--name", name, "--num_workers", "0", "--report", cwd=home)
     assert result.returncode == 0, result.stdout
     assert result.stdout.splitlines()[-1] == f"IoU: {log.val_iou.max():.4f}"
+    page = (home / "outputs" / name / "report.html").read_text()
+    assert page.count("<img") == 2 * 8 and "class 1, AP" in page
     table = pd.read_csv(home / "outputs" / name / "metrics.csv")
     assert sorted(zip(table.id, table["class"])) == [(i, k) for i in sorted(set(table.id)) for k in (0, 1)]
     assert len(table) == 2 * 4
