@@ -7,35 +7,29 @@ if __name__ == "__main__":  # before torch is imported, so that --help and a mis
     ARGS = startup.parse_flags(options.parse_val)
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
-from tqdm import tqdm
 
 import dataset
 import engine
-import metrics
 import utils
-from imaging import augment, tuning
-from imaging.drawing import write_probabilities
-from imaging.instances import SplitSettings, choose_settings, describe_settings, find_nuclei
-from imaging.label_files import read_labels, write_labels
+from evaluation.nuclei import NucleiData, score_nuclei, tune_settings
+from evaluation.pixels import PixelScores
+from imaging import augment
+from imaging.instances import SplitSettings, choose_settings, describe_settings
 from imaging.predictor import Predictor
 from imaging.prepared import PreparedFolder
 from imaging.raw.rawset import RawSet
-from imaging.reader import read_image, write_image
-from imaging.report import Example, Report, write_report
-from imaging.scoring import ImageScore, error_table, image_table, score_image, summary_table, threshold_table
-from imaging.truth import Sample, prepared_sample, raw_sample
+from imaging.report import Report, write_report
+from imaging.scoring import error_table, image_table, summary_table, threshold_table
+from imaging.truth import prepared_sample, raw_sample
 from runtime import names
-from runtime.background import BackgroundPool, prefetch
+from runtime.background import BackgroundPool
 from runtime.checkpoint import save_checkpoint
 from runtime.distributed import Runtime, init_runtime
 from runtime.errors import InputError
@@ -43,83 +37,6 @@ from runtime.files import atomic_write
 from runtime.flags import Flags
 from runtime.run_files import read_history
 from runtime.settings import apply_recorded_settings, recorded_settings
-
-PIXEL_SCORES = {"iou": metrics.iou_score, "mask_dice": metrics.mask_dice, "dice": metrics.dice_coef}
-
-
-class Scores:
-    """Collects the scores of whole batches and of each image, by class, and writes the masks.
-
-    The threads of a pool do the work on images. Their rows are complete, and their errors raised, at the pool's end.
-    """
-
-    def __init__(self, folder: Path, data: PreparedFolder, pool: BackgroundPool):
-        self.folder, self.data, self.pool, self.batches, self.futures = folder, data, pool, [], []
-
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
-        """Take in a batch: logits and targets (N, num_classes, H, W)."""
-        logits, target = logits.cpu(), target.cpu()
-        classes = range(logits.shape[1])
-        for label, chosen in [("all", slice(None)), *((f"class {k}", k) for k in classes)]:
-            scores = {key: score(logits[:, chosen], target[:, chosen]).item() for key, score in PIXEL_SCORES.items()}
-            self.batches.append({"label": label, "weight": len(ids), **scores})
-        for img_id, own_logits, own_target in zip(ids, logits, target):
-            self.futures.append(self.pool.submit(self._score, img_id, own_logits, own_target))
-
-    def _score(self, img_id: str, logits: torch.Tensor, target: torch.Tensor) -> list[dict]:
-        """Write an image's pictures and return its row for each class."""
-        probability, rows = torch.sigmoid(logits).numpy(), []
-        path = names.printable_path(self.data.image_path(img_id))
-        write_probabilities(self.folder, img_id, probability)
-        for k in range(len(probability)):
-            self.pool.check_cancelled()
-            mask, true = probability[k] > 0.5, target[k].numpy() > 0.5
-            write_image(self.folder / str(k) / f"{img_id}_mask.png", mask.astype("uint8") * 255)
-            row = {"id": img_id, "path": path, "class": k}
-            row |= {key: score(logits[k], target[k]).item() for key, score in PIXEL_SCORES.items()}
-            row["ap"] = metrics.average_precision(metrics.label_instances(mask), metrics.label_instances(true))
-            rows.append(row)
-        return rows
-
-    def images(self) -> pd.DataFrame:
-        """Return a row for each image and class, in the order of the images; call it after the pool's end."""
-        return pd.DataFrame([row for future in self.futures for row in future.result()])
-
-    def table(self) -> pd.DataFrame:
-        """Return a row for all classes and one for each: batch scores, then the mean IoU, Dice and AP of the images."""
-        rows, images = {}, self.images()
-        for label, group in pd.DataFrame(self.batches).groupby("label", sort=False):
-            own = images if label == "all" else images[images["class"] == int(label.removeprefix("class "))]
-            batch = [np.average(group[key], weights=group["weight"]) for key in PIXEL_SCORES]
-            rows[label] = [*batch, own["iou"].mean(), own["mask_dice"].mean(), own["ap"].mean()]
-        columns = ["IoU", "mask Dice", "soft Dice", "IoU by image", "mask Dice by image", "AP by image"]
-        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-
-    def example(self, row: Mapping) -> Example:
-        """Return the picture of one of the rows of `images`, with the regions of the mask of its class."""
-        image, masks = self.data.read(row["id"])
-        true = masks[..., row["class"]] > (0 if self.data.zero_one else 127)
-        found = read_image(self.folder / str(row["class"]) / f"{row['id']}_mask.png")[..., 0] > 127
-        return Example(row, image, metrics.label_instances(found), metrics.label_instances(true))
-
-
-class NucleiData(NamedTuple):
-    """Images with true nuclei: `read` returns the sample of an id; the ids of the training part, and those to score."""
-
-    read: Callable[[str], Sample]
-    train: list[str]
-    scored: list[str]
-
-    def samples(self, ids: list[str]) -> Iterator[Sample]:
-        """Read samples ahead, and yield them in order."""
-        with prefetch(self.read, ids) as found:
-            for future in found:
-                yield future.result()
-
-    def example(self, folder: Path, row: Mapping) -> Example:
-        """Return the picture of a row of image_table, with the labels that score_nuclei wrote."""
-        sample = self.read(row["id"])
-        return Example(row, sample.image, read_labels(folder / f"{row['id']}_labels.tif"), sample.labels)
 
 
 def open_data(
@@ -180,7 +97,7 @@ def start_report(args: Flags, path: Path, checkpoint: Mapping, settings: Mapping
 
 def score_pixels(
     model: nn.Module, data: dataset.NucleiDataset, args: Namespace, runtime: Runtime
-) -> tuple[Scores, dict[str, float]]:
+) -> tuple[PixelScores, dict[str, float]]:
     """Score the masks at the size of the model's input, write and print the tables.
 
     Returns the scores, and what evaluate returns.
@@ -190,7 +107,7 @@ def score_pixels(
     criterion = engine.build_criterion(args.loss)
     folder = utils.run_folder(args.name, args.output)
     with BackgroundPool() as pool:
-        scores = Scores(folder, data.folder, pool)
+        scores = PixelScores(folder, data.folder, pool)
         result = engine.evaluate(model, loader, criterion, runtime, scores)
     with atomic_write(folder / "metrics.csv") as partial:
         scores.images().to_csv(partial, index=False)
@@ -198,46 +115,6 @@ def score_pixels(
     print(table.to_string(float_format="{:.4f}".format))
     print(f"masks: {folder}, by image: {folder / 'metrics.csv'}")
     return scores, result
-
-
-def score_nuclei(
-    samples: Iterator[Sample], predictor: Predictor, settings: SplitSettings, args: Namespace
-) -> list[ImageScore]:
-    """Score the nuclei of images at their own size, write and print the tables."""
-    folder = utils.run_folder(args.name, args.output)
-    print(f"nuclei by {describe_settings(settings)}")
-
-    def score(sample: Sample, probability: np.ndarray) -> ImageScore:
-        labels = find_nuclei(probability, settings)
-        write_labels(folder / "labels" / f"{sample.img_id}_labels.tif", labels)
-        matches, errors = metrics.match_nuclei(labels, sample.labels), metrics.match_errors(labels, sample.labels)
-        return score_image(sample.img_id, sample.path, sample.image, matches, errors)
-
-    with BackgroundPool() as pool:
-        futures = [
-            pool.submit(score, sample, predictor(sample.image, args.diameter).probability)
-            for sample in tqdm(samples, disable=None, unit="image")
-        ]
-    scores = [future.result() for future in futures]
-    with atomic_write(folder / "nuclei.csv") as partial:
-        image_table(scores).to_csv(partial, index=False)
-    for table in (summary_table(scores), threshold_table(scores), error_table(scores)):
-        print(table.to_string(float_format="{:.4f}".format))
-    print(f"labels: {folder / 'labels'}, by image: {folder / 'nuclei.csv'}")
-    return scores
-
-
-def tune_settings(nuclei: NucleiData, predictor: Predictor, start: SplitSettings, args: Namespace) -> SplitSettings:
-    """Find the settings with the highest mean AP on training images, spread over all of them, and print the search."""
-    chosen = np.linspace(0, len(nuclei.train) - 1, min(len(nuclei.train), args.tune_images)).round().astype(int)
-    images = []
-    for sample in nuclei.samples([nuclei.train[index] for index in chosen]):
-        images.append((predictor(sample.image, args.diameter).probability, sample.labels))
-    with ThreadPoolExecutor() as pool:
-        best, score, tried = tuning.tune(images, metrics.average_precision, start, pool.map)
-    print(pd.DataFrame(tried).sort_values("score").to_string(index=False, float_format="{:.4f}".format))
-    print(f"tuned on {names.counted(len(images), 'training image')}: mean AP {score:.4f}")
-    return best
 
 
 def main(args: Namespace) -> None:
@@ -264,12 +141,14 @@ def main(args: Namespace) -> None:
     given = {name: vars(args)[name] for name in SplitSettings._fields}
     settings = choose_settings(checkpoint.get("instances"), given, path)
     if args.tune:
-        settings = tune_settings(nuclei, predictor, settings, args)
+        samples = nuclei.samples(nuclei.some_train_ids(args.tune_images))
+        settings = tune_settings(samples, predictor, settings, args.diameter)
         save_checkpoint(checkpoint | {"instances": settings._asdict()}, path)
         print(f"recorded in {path}")
     report, folder = start_report(args, path, checkpoint, recorded), utils.run_folder(args.name, args.output)
     if args.instances or args.raw:
-        scores = score_nuclei(nuclei.samples(nuclei.scored), predictor, settings, args)
+        print(f"nuclei by {describe_settings(settings)}")
+        scores = score_nuclei(nuclei.samples(nuclei.scored), predictor, settings, folder, args.diameter)
         example = partial(nuclei.example, folder / "labels")
         report.facts["nuclei by"] = describe_settings(settings)
         tables = {"Nuclei": summary_table(scores), "Nuclei by IoU": threshold_table(scores)}

@@ -248,7 +248,7 @@ def test_training_page_has_all_flags_of_train() -> None:
 
 def test_contributing_names_every_module() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    folders = ["", "runtime", "imaging", "imaging/raw", "exporting", "benchmarks", "test/faults"]
+    folders = ["", "runtime", "imaging", "imaging/raw", "exporting", "evaluation", "benchmarks", "test/faults"]
     modules = [path for folder in folders for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"]
     named = [path.name if path.parent.name != "raw" else f"raw/{path.name}" for path in modules]
     assert len(named) > 50 and [name for name in named if f"`{name}`" not in text] == []

@@ -1,0 +1,90 @@
+"""Scores of single nuclei at the size of their images, and the search for the settings by which they are found."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import metrics
+from imaging import tuning
+from imaging.instances import SplitSettings, find_nuclei
+from imaging.label_files import read_labels, write_labels
+from imaging.predictor import Predictor
+from imaging.report import Example
+from imaging.scoring import ImageScore, error_table, image_table, score_image, summary_table, threshold_table
+from imaging.truth import Sample
+from runtime import names
+from runtime.background import BackgroundPool, prefetch
+from runtime.files import atomic_write
+
+
+class NucleiData(NamedTuple):
+    """Images with true nuclei: `read` returns the sample of an id; the ids of the training part, and those to score."""
+
+    read: Callable[[str], Sample]
+    train: list[str]
+    scored: list[str]
+
+    def samples(self, ids: list[str]) -> Iterator[Sample]:
+        """Read samples ahead, and yield them in order."""
+        with prefetch(self.read, ids) as found:
+            for future in found:
+                yield future.result()
+
+    def some_train_ids(self, count: int) -> list[str]:
+        """Return at most `count` ids, spread over the training part."""
+        chosen = np.linspace(0, len(self.train) - 1, min(len(self.train), count)).round().astype(int)
+        return [self.train[index] for index in chosen]
+
+    def example(self, folder: Path, row: Mapping) -> Example:
+        """Return the picture of a row of image_table, with the labels that score_nuclei wrote."""
+        sample = self.read(row["id"])
+        return Example(row, sample.image, read_labels(folder / f"{row['id']}_labels.tif"), sample.labels)
+
+
+def score_nuclei(
+    samples: Iterable[Sample],
+    predictor: Predictor,
+    settings: SplitSettings,
+    folder: Path,
+    diameter: float | None = None,
+) -> list[ImageScore]:
+    """Score the nuclei of images at their own size, and write them and the tables to `folder`.
+
+    diameter: of the nuclei in all images, in pixels; None: it is estimated if the predictor needs it.
+    """
+
+    def score(sample: Sample, probability: np.ndarray) -> ImageScore:
+        labels = find_nuclei(probability, settings)
+        write_labels(folder / "labels" / f"{sample.img_id}_labels.tif", labels)
+        matches, errors = metrics.match_nuclei(labels, sample.labels), metrics.match_errors(labels, sample.labels)
+        return score_image(sample.img_id, sample.path, sample.image, matches, errors)
+
+    with BackgroundPool() as pool:
+        futures = [
+            pool.submit(score, sample, predictor(sample.image, diameter).probability)
+            for sample in tqdm(samples, disable=None, unit="image")
+        ]
+    scores = [future.result() for future in futures]
+    with atomic_write(folder / "nuclei.csv") as partial:
+        image_table(scores).to_csv(partial, index=False)
+    for table in (summary_table(scores), threshold_table(scores), error_table(scores)):
+        print(table.to_string(float_format="{:.4f}".format))
+    print(f"labels: {folder / 'labels'}, by image: {folder / 'nuclei.csv'}")
+    return scores
+
+
+def tune_settings(
+    samples: Iterable[Sample], predictor: Predictor, start: SplitSettings, diameter: float | None = None
+) -> SplitSettings:
+    """Find the settings with the highest mean AP on the samples, and print the search; diameter as in score_nuclei."""
+    images = [(predictor(sample.image, diameter).probability, sample.labels) for sample in samples]
+    with ThreadPoolExecutor() as pool:
+        best, score, tried = tuning.tune(images, metrics.average_precision, start, pool.map)
+    print(pd.DataFrame(tried).sort_values("score").to_string(index=False, float_format="{:.4f}".format))
+    print(f"tuned on {names.counted(len(images), 'training image')}: mean AP {score:.4f}")
+    return best
