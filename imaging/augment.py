@@ -11,7 +11,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+from imaging.normalization import MEAN, STD
+
 ALL_BYTES = np.arange(256, dtype=np.uint8).reshape(-1, 1)
 
 Transform = A.BasicTransform | A.BaseCompose

@@ -1,6 +1,8 @@
 """Nuclei as files for other programs: label images, and regions of interest for ImageJ."""
 
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -12,13 +14,25 @@ from runtime.errors import InputError
 from runtime.files import atomic_write
 
 MAX_16_BIT = 65_535
+STRIP_BYTES = 2**22
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:
-    """Write a label image (H, W) as TIFF of 16 bits, or of 32 bits if there are more than 65,535 nuclei."""
-    kind = np.uint16 if labels.max(initial=0) <= MAX_16_BIT else np.uint32
+    """Write a label image (H, W) as TIFF of 16 bits, or of 32 bits if there are more than 65,535 nuclei.
+
+    labels: may be an array on the disk; only a strip of it is held in memory.
+    """
+    kind = np.dtype("<u2" if labels.max(initial=0) <= MAX_16_BIT else "<u4")
+    height = max(1, STRIP_BYTES // (labels.shape[1] * kind.itemsize))
+
+    def strips() -> Iterator[bytes]:  # tifffile takes strips one by one if they are compressed already
+        for top in range(0, len(labels), height):
+            yield zlib.compress(labels[top : top + height].astype(kind).tobytes(), 6)
+
     with atomic_write(path) as partial:
-        tifffile.imwrite(partial, labels.astype(kind), compression="zlib", photometric="minisblack")
+        # ImageJ reads strips and this compression without plugins, but no tiles
+        tags = {"compression": "zlib", "photometric": "minisblack", "byteorder": "<", "metadata": None}
+        tifffile.imwrite(partial, strips(), shape=labels.shape, dtype=kind, rowsperstrip=height, **tags)
 
 
 def read_labels(path: Path) -> np.ndarray:

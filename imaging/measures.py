@@ -23,14 +23,19 @@ AREAS, LENGTHS = ("area",), ("centroid_y", "centroid_x", "top", "left", "bottom"
 CHANNELS = ("blue", "green", "red")
 
 
-def measure_nuclei(labels: np.ndarray, image: np.ndarray, pixel_size: float | None = None) -> pd.DataFrame:
+def measure_nuclei(
+    labels: np.ndarray, image: np.ndarray, pixel_size: float | None = None, is_gray: bool | None = None
+) -> pd.DataFrame:
     """Return a row for each nucleus of a label image (H, W), in the order of the labels.
 
     image: uint8 BGR (H, W, 3); its mean and maximal intensity within each nucleus are in [0, 255]. A gray image has one
     pair of them, a color image one for each channel. Row and column `bottom` and `right` are the first outside of the
     nucleus. pixel_size: micrometers per pixel; lengths and areas are then in micrometers and their squares.
+    is_gray: if it is known, as for a part of an image; None: it depends on these pixels.
     """
-    channels = image[..., :1] if (image == image[..., :1]).all() else image
+    if is_gray is None:
+        is_gray = (image == image[..., :1]).all()
+    channels = image[..., :1] if is_gray else image
     found = regionprops_table(
         labels,
         channels,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from imaging import tiff
+from imaging import tiff, tiff_values
 from imaging.stored import StoredImage, check_size, pick_channel
 from imaging.stretch import stretch_to_8_bits
 from runtime.errors import InputError
@@ -38,6 +38,7 @@ LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "JPEG2000")
 COLORS = ("red", "green", "blue")
 ORIENTATION_TAG = 274
 TURNED = "turned by its orientation tag"
+PAGES_REMEDY = "one is read here; save each as a file, or let demo.py segment page by page"
 JPEG_2000_LIMITS = " (damaged, or a JPEG 2000 of signed numbers, of fewer than 8 bits, or of gray with alpha)"
 warnings.filterwarnings("ignore", module=r"PIL\.")  # the scripts themselves report a bad file, by its name
 Image.MAX_IMAGE_PIXELS = None  # Pillow only reads headers here; check_size has the limit
@@ -66,7 +67,7 @@ def read_stored(
         return _decode(source, name, channel)
     if page is None and (pages := tiff.count_pages(source, name)) > 1:
         raise InputError(f"{name}: holds {pages} pages, but {remedy_for_pages}")
-    return tiff.read_page(source, name, page or 0, channel)
+    return tiff_values.read_page(source, name, page or 0, channel)
 
 
 def count_pages(source: Path | bytes, name: object) -> int:
@@ -81,8 +82,11 @@ def decode_picture(source: Path | bytes, name: object, page: int | None = None, 
     Gray is replicated to three channels, alpha is dropped. Numbers other than uint8 are stretched, see
     stretch.stretch_to_8_bits. Raises InputError as read_stored does.
     """
-    remedy = "one is read here; save each as a file, or let demo.py segment page by page"
-    stored = read_stored(source, name, page, channel, remedy)
+    return to_picture(read_stored(source, name, page, channel, PAGES_REMEDY), name)
+
+
+def to_picture(stored: StoredImage, name: object) -> Picture:
+    """Turn stored values into uint8 BGR, as decode_picture does."""
     pixels, notes = stretch_to_8_bits(stored.values, name), stored.notes
     if stored.values.dtype != np.uint8:
         notes += (f"{stored.values.dtype} stretched to 8 bits",)

@@ -1,4 +1,4 @@
-"""TIFF files: what their tags say, and the values of a page."""
+"""TIFF files: which frames they hold, and what their tags say. tiff_values.py reads the values of a page."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from imaging.stored import StoredImage, check_size, pick_channel, spread_bits
+from imaging.stored import StoredImage, check_size, pick_channel
 from runtime import names
 from runtime.errors import InputError
 
@@ -21,19 +21,15 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the scripts themselv
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
-PHOTOMETRIC_TAG, ORIENTATION_TAG, SUB_DIRECTORIES_TAG = 262, 274, 330
+PHOTOMETRIC_TAG, SUB_DIRECTORIES_TAG = 262, 330
 SIZES_OF_TYPES = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # in bytes, of the numbers that can be an offset
-ALPHA_SAMPLES = (1, 2)  # of the tag ExtraSamples: associated and unassociated alpha; 0 is unspecified
 JPEG = (6, 7)  # compressions whose YCbCr is decoded to RGB
-# besides these, by its number in the tag Compression: JPEG 2000, WebP, JPEG XL, JPEG XR
-LOSSY = (*JPEG, 33003, 33004, 33005, 34712, 50001, 50002, 52546, 22610, 34892)
 MAX_PAGES, MAX_TAGS = 100_000, 4096  # tifffile has the same limit of tags
 REMEDY = "open it in Fiji and save it as a plain TIFF"
-
 DIFFERENT_PAGES = "holds pages of several kinds, which are no stack; save each as a file"
 
 
-class _Stack(NamedTuple):
+class Stack(NamedTuple):
     """A series of frames. lead: the axes before those of a frame, each with its size."""
 
     series: tifffile.TiffPageSeries
@@ -55,37 +51,41 @@ class _Stack(NamedTuple):
         return int(numbers.reshape(self.channels, self.pages)[channel, page])
 
 
+class Frame(NamedTuple):
+    """A frame of a series, by its number.
+
+    channel: the sample that is to be picked from its pixels, as for tiff_values.read_page.
+    notes: how the frame was chosen.
+    """
+
+    series: tifffile.TiffPageSeries
+    number: int
+    channel: int | None
+    notes: tuple[str, ...]
+
+
 def count_pages(source: Path | bytes, name: object) -> int:
     """Return how many images of one size a TIFF holds (z-planes, time points); channels do not count.
 
     Raises InputError naming the file if it is not a TIFF that can be read, or holds images of several sizes.
     """
-    with _open_stacks(source, name) as stacks:
+    with open_stacks(source, name) as stacks:
         return sum(stack.pages for stack in stacks)
 
 
-def read_page(source: Path | bytes, name: object, page: int = 0, channel: int | None = 0) -> StoredImage:
-    """Read a page, from 0, and the channel with this number, from 1, if the file has several.
-
-    Raises InputError naming the file, with the cause, if: its layout, compression, photometric interpretation or kind
-    of number is not known; it holds several channels and `channel` is 0; it is damaged or too large.
-    """
-    with _open_stacks(source, name) as stacks:
-        position, page = divmod(page, stacks[0].pages)  # the stacks of a file are alike
-        stack, channels, picked = stacks[position], stacks[0].channels, 0
-        if channels > 1:
-            texts = _channel_names(stack.series.parent, channels)
-            pick_channel(StoredImage(np.empty((0, 0, channels))), channel, texts, name)
-            picked, channel = channel - 1, 0
-        tags, values = _read_frame(stack.series, stack.frame_number(page, picked), name)
-        stored = _interpret(tags, values, channel, name)
-        if channels > 1:
-            stored = stored._replace(notes=(f"channel {picked + 1} of {channels} taken", *stored.notes))
-    return stored
+def find_frame(stacks: list[Stack], page: int, channel: int | None, name: object) -> Frame:
+    """Return the frame of this page and channel; raises InputError as read_page does."""
+    position, page = divmod(page, stacks[0].pages)  # the stacks of a file are alike
+    stack, channels = stacks[position], stacks[0].channels
+    if channels == 1:
+        return Frame(stack.series, stack.frame_number(page, 0), channel, ())
+    texts = _channel_names(stack.series.parent, channels)
+    picked = pick_channel(StoredImage(np.empty((0, 0, channels))), channel, texts, name)
+    return Frame(stack.series, stack.frame_number(page, channel - 1), 0, picked.notes)
 
 
 @contextmanager
-def _open_stacks(source: Path | bytes, name: object) -> Iterator[list[_Stack]]:
+def open_stacks(source: Path | bytes, name: object) -> Iterator[list[Stack]]:
     """Yield the stacks of a file, which are alike; smaller copies do not count. Reports all errors as InputError."""
     try:
         _check_directories(source, name)
@@ -146,7 +146,7 @@ def _check_directories(source: Path | bytes, name: object) -> None:
             place = int.from_bytes(tags[-word:], order) if is_page else 0
 
 
-def _to_stack(series: tifffile.TiffPageSeries, name: object) -> _Stack:
+def _to_stack(series: tifffile.TiffPageSeries, name: object) -> Stack:
     """Take the axes of a series apart; raises InputError if they are not known."""
     tags = series.keyframe
     # Python programs write axes of size 1 beside those of the picture
@@ -160,7 +160,7 @@ def _to_stack(series: tifffile.TiffPageSeries, name: object) -> _Stack:
         raise InputError(f"{name}: a TIFF with its colors in pages of their own; {REMEDY}")
     if series.transform is not None:
         raise InputError(f"{name}: a TIFF of the kind {series.kind}, whose values are encoded; {REMEDY}")
-    stack, sides = _Stack(series, lead), sorted((tags.imagewidth, tags.imagelength))
+    stack, sides = Stack(series, lead), sorted((tags.imagewidth, tags.imagelength))
     # (H, W, channels) without metadata is written as H pages of W×channels
     if set(dict(lead)) & set("QI") and (sides[0] <= 4 or 3 * sides[0] < min(sides[1], stack.pages)):
         raise InputError(
@@ -208,18 +208,19 @@ def _check_number_of_pages(series: tifffile.TiffPageSeries, described: int, name
         raise InputError(f"{name}: holds {stored} pages, but its metadata describe {described}; {REMEDY}")
 
 
-def _read_frame(series: tifffile.TiffPageSeries, number: int, name: object) -> tuple[tifffile.TiffPage, np.ndarray]:
-    """Return the tags of one frame of a series, and its values as these tags lay them out."""
-    tags = series.keyframe
+def find_page(frame: Frame, name: object) -> tuple[tifffile.TiffPage, int | None]:
+    """Return the tags of a frame, and the place of its values in the file if they stand there as one plain array.
+
+    Raises InputError if the frame differs from the others of its series, or if a part of it is missing.
+    """
+    series, tags = frame.series, frame.series.keyframe
     file = series.parent.filehandle
     # ImageJ writes tags for the first frame alone if the frames follow each other, uncompressed
     if series.is_truncated:
-        if series.dataoffset is None or series.dataoffset + (number + 1) * tags.nbytes > file.size:
+        if series.dataoffset is None or series.dataoffset + (frame.number + 1) * tags.nbytes > file.size:
             raise InputError(f"{name}: is cut off; replace the file or remove it")
-        file.seek(series.dataoffset + number * tags.nbytes)
-        values = file.read_array(series.parent.byteorder + tags.dtype.char, tags.size)
-        return tags, values.reshape(tags.shape)
-    page = series.pages[number]
+        return tags, series.dataoffset + frame.number * tags.nbytes
+    page = series.pages[frame.number]
     if page is None:
         raise InputError(f"{name}: is part of a set of files; {REMEDY}")
     page = page.aspage()  # with tags of its own, which may differ from those of the first frame
@@ -228,49 +229,8 @@ def _read_frame(series: tifffile.TiffPageSeries, number: int, name: object) -> t
     _check_tags(page, name)
     expected = 1 if page.is_contiguous else math.prod(page.chunked)
     places = list(zip(page.dataoffsets, page.databytecounts))
-    if len(places) < expected or any(not count or start + count > file.size for start, count in places):
+    is_plain = page.is_contiguous and page.fillorder == 1 and page.predictor == 1
+    is_short = is_plain and page.dataoffsets[0] + page.nbytes > file.size
+    if is_short or len(places) < expected or any(not count or start + count > file.size for start, count in places):
         raise InputError(f"{name}: is cut off, or parts of it are missing; replace the file or remove it")
-    try:
-        return page, page.asarray(maxworkers=1)
-    except Exception as error:
-        reason = names.printable(" ".join(str(error).split()), 150)
-        compression = getattr(page.compression, "name", page.compression)
-        raise InputError(f"{name}: its values, of compression {compression}, cannot be decoded ({reason})") from error
-
-
-def _interpret(tags: tifffile.TiffPage, values: np.ndarray, channel: int | None, name: object) -> StoredImage:
-    """Turn the values of a frame into gray or BGR as the tags say."""
-    samples = np.moveaxis(values, tags.axes.index("S"), -1) if "S" in tags.axes else values[..., None]
-    kind, extra, notes = tags.photometric, tuple(tags.extrasamples), []
-    colors = 3 if kind in (RGB, YCBCR) else 1
-    alpha, count = None, samples.shape[-1]
-    if count == colors + 1 and (kind == RGB or (extra[:1] and extra[0] in ALPHA_SAMPLES)):
-        samples, alpha = samples[..., :-1], samples[..., -1]
-        count = colors
-    if kind == WHITE_IS_ZERO:
-        samples = _invert(samples, tags.bitspersample)
-        notes.append("white is zero, inverted")
-    if kind == PALETTE:
-        table = tags.colormap  # uint16; some programs write 8 bits into it, as libtiff also assumes
-        table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
-        samples = table[:, samples[..., 0].astype(np.intp)].transpose(1, 2, 0)
-        notes.append("palette to color")
-    else:
-        samples = spread_bits(samples, tags.bitspersample)
-    orientation = tags.tags.get(ORIENTATION_TAG)
-    orientation = orientation.value if orientation is not None and orientation.value in range(1, 9) else 1
-    stored = StoredImage(samples, alpha, orientation, tags.compression in LOSSY, tuple(notes))
-    count = samples.shape[-1]
-    if channel or count not in (1, colors, 3 if kind == PALETTE else 1):
-        texts = ("red", "green", "blue") if count == 3 and colors == 3 else ("",) * count
-        return pick_channel(stored, channel, texts, name)
-    return stored._replace(values=samples[..., 0] if count == 1 else np.ascontiguousarray(samples[..., ::-1]))
-
-
-def _invert(values: np.ndarray, bits: int) -> np.ndarray:
-    """Turn white-is-zero into black-is-zero. The offset of floats does not matter, since they are stretched."""
-    if values.dtype.kind == "f":
-        return -values
-    if values.dtype.kind == "u":
-        return values.dtype.type(2**bits - 1) - values
-    return ~values  # booleans and signed numbers
+    return page, page.dataoffsets[0] if is_plain else None

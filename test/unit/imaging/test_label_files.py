@@ -3,12 +3,15 @@
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 from matplotlib.path import Path as Polygon
+from PIL import Image
 from scipy import ndimage
 
+from imaging import label_files
 from imaging.label_files import outline, write_labels, write_rois
 from runtime.errors import InputError
 
@@ -38,6 +41,33 @@ def test_labels_have_16_bits_or_32_if_they_need_them(tmp_path: Path, count: int,
     write_labels(tmp_path / "a_labels.tif", labels)
     read = tifffile.imread(tmp_path / "a_labels.tif")
     assert read.dtype == kind and np.array_equal(read, labels)
+
+
+@pytest.mark.parametrize("count", [65_535, 65_536])
+@pytest.mark.parametrize("shape", [(300, 200), (1, 1), (3, 7000)])
+def test_labels_are_written_by_strips_that_libtiff_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], count: int
+) -> None:
+    monkeypatch.setattr(label_files, "STRIP_BYTES", 5000)
+    labels = np.random.default_rng(0).integers(0, count + 1, shape).astype(np.int32)
+    labels[-1, -1] = count
+    write_labels(tmp_path / "x.tif", labels)
+    with tifffile.TiffFile(tmp_path / "x.tif") as file:
+        page = file.pages[0]
+        assert len(file.pages) == 1 and np.array_equal(page.asarray(), labels)
+        rows = max(1, 5000 // (shape[1] * page.dtype.itemsize))
+        assert not page.is_tiled and len(page.dataoffsets) == -(-shape[0] // rows)
+        assert page.compression == 8 and page.predictor == 1 and page.photometric == 1 and page.samplesperpixel == 1
+    if count == 65_535:  # OpenCV reads no whole numbers of 32 bits
+        assert np.array_equal(cv2.imread(str(tmp_path / "x.tif"), cv2.IMREAD_UNCHANGED), labels)
+        with Image.open(tmp_path / "x.tif") as image:
+            assert np.array_equal(np.asarray(image), labels)
+
+
+def test_labels_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/x\.tif: cannot be written"):
+        write_labels(tmp_path / "file" / "x.tif", np.zeros((5, 5), np.int32))
 
 
 def test_imagej_gets_a_region_for_each_nucleus(tmp_path: Path) -> None:
