@@ -18,10 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from exporting.bundle import read_bundle
-from imaging import augment
+from imaging import augment, tiles
 from imaging.finding import Source, find_images, list_pages
 from imaging.gallery import Gallery
 from imaging.instances import SplitSettings, choose_settings, describe_settings, label_masks
+from imaging.large_image import LargeImage, open_image
+from imaging.large_nuclei import estimate_diameter
 from imaging.nuclei_gallery import NucleiGallery, NucleiOutput
 from imaging.predictor import Predictor
 from imaging.reader import read_upright
@@ -31,6 +33,8 @@ from runtime.background import BackgroundPool, prefetch
 from runtime.errors import InputError
 from runtime.settings import apply_recorded_settings, json_from_metadata, recorded_settings, settings_from_metadata
 
+LARGE_PIXELS = 2048 * 2048  # an image of more is segmented by windows
+DEFAULT_TILE = 512
 # from batches of images, float32 (N, 3, H, W), to their probabilities (N, num_classes, H, W)
 Predict = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
@@ -75,15 +79,44 @@ def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Na
     sources = list_pages(find_images(args.input))
     files = Files(sources)
 
-    def read(source: Source) -> tuple[np.ndarray, tuple[str, ...]]:
-        return read_upright(source.path, source.page, args.channel)
+    def read(source: Source) -> tuple[np.ndarray | LargeImage, tuple[str, ...]]:
+        with open_image(source.path, source.page, args.channel) as image:
+            is_large = args.tile or image.shape[0] * image.shape[1] > LARGE_PIXELS
+            # the pixels of a large image are read again, in parts if its format allows it
+            pixels = LargeImage(image.shape, read=None) if is_large else image.rows(0, image.shape[0])
+            return pixels, image.notes
 
     with prefetch(read, sources) as found, BackgroundPool() as pool:
         gallery = NucleiGallery(Path(args.output), len(sources), settings, nuclei_output(args), pool)
         for source, image in files.readable(found):
-            gallery.add_prediction(source.name, source.path, image, predictor(image, args.diameter))
+            if isinstance(image, LargeImage):
+                with open_image(source.path, source.page, args.channel) as large:
+                    find_nuclei_in_tiles(source, large, predictor, gallery, args)
+            else:
+                gallery.add_prediction(source.name, source.path, image, predictor(image, args.diameter))
     files.report()
     return gallery, len(files.errors)
+
+
+def find_nuclei_in_tiles(
+    source: Source, image: LargeImage, predictor: Predictor, gallery: NucleiGallery, args: Namespace
+) -> None:
+    """Find the nuclei of an image by windows, with a progress bar over these."""
+    diameter = args.diameter if predictor.crop_diameter else None
+    if predictor.crop_diameter and not diameter:
+        diameter = estimate_diameter(image, lambda part: predictor(part).diameter)
+    tiling = predictor.tiling(args.tile or DEFAULT_TILE, args.overlap, diameter)
+    scaled = f", at {tiling.scale:.2f} times its size" + (f" for nuclei of {diameter:.0f} pixels" if diameter else "")
+    height, width = image.shape
+    print(f"{source.path}: {width}×{height} pixels, by windows of {tiling.tile} pixels{scaled}", flush=True)
+    if args.normalization == "none":  # the network normalizes each window itself
+        prepare = predictor.make_input
+    else:
+        prepare = tiles.input_function(image, args.normalization, args.divide_twice, tiling.scale)
+    total = len(tiles.windows(height, width, tiling))
+    with tqdm(total=total, disable=None, unit="window", leave=False) as bar:
+        strips = tiles.probability_strips(image, prepare, predictor.predict, tiling, bar.update)
+        gallery.add_large(source.name, source.path, image, strips, tiling, diameter)
 
 
 class Files:

@@ -1,5 +1,7 @@
 """The pictures and tables that show each nucleus of each image."""
 
+from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +10,16 @@ import numpy as np
 import pandas as pd
 
 from imaging import drawing, rle
+from imaging.blocks import Seams, labels_on_disk
 from imaging.gallery import Gallery
 from imaging.instances import SplitSettings, find_nuclei
 from imaging.label_files import write_labels, write_rois
+from imaging.large_image import LargeImage
+from imaging.large_nuclei import find_large_nuclei, write_large_nuclei
 from imaging.measures import measure_nuclei, summarize
 from imaging.predictor import Prediction
 from imaging.reader import write_image
+from imaging.tiles import Tiling
 from runtime import names
 from runtime.files import atomic_write
 
@@ -52,6 +58,47 @@ class NucleiGallery(Gallery):
         on_sheet = self.added in self.on_sheet
         self.futures.append(self.pool.submit(self._paint_nuclei, name, path, image, prediction, truth, on_sheet))
 
+    def add_large(
+        self,
+        name: str,
+        path: Path,
+        image: LargeImage,
+        strips: Iterable[np.ndarray],
+        tiling: Tiling,
+        diameter: float | None,
+    ) -> None:
+        """Find the nuclei of a large image in this thread, block by block; its pictures are at most 4096 pixels wide.
+
+        strips: its probabilities, from tiles.probability_strips. diameter: that its nuclei were taken to have.
+        """
+        on_sheet = self.added in self.on_sheet
+        with labels_on_disk(self.folder, image.shape) as labels:
+            seams = Seams.for_tiling(tiling)
+            found = find_large_nuclei(image, strips, self.settings, labels, seams, self.output.pixel_size)
+            if found.cut:
+                print(f"warning: {path}: {found.cut} nuclei may be cut at a seam; raise --overlap")
+            row = write_large_nuclei(self.folder, name, image, labels, found.probability)
+            if self.output.rois:
+                write_rois(self.folder / "rois" / f"{name}_rois.zip", labels)
+            runs = rle.encode(labels) if self.output.submission else []
+        nuclei, summary = self._tables(name, path, image.shape, found.table, diameter)
+        painted = Future()
+        painted.set_result(_Painted(nuclei, summary, row if on_sheet else None, runs))
+        self.futures.append(painted)
+
+    def _tables(
+        self, name: str, path: Path, shape: tuple[int, int], nuclei: pd.DataFrame, diameter: float | None
+    ) -> tuple[pd.DataFrame, dict]:
+        """Return the rows of an image for nuclei.csv, and its row for images.csv."""
+        about = {"id": name, "path": names.printable_path(path)}
+        summary = about | {"width": shape[1], "height": shape[0]}
+        summary |= summarize(nuclei, shape, self.output.pixel_size)
+        if diameter:
+            summary["assumed_diameter"] = round(diameter, 1)
+        for column, value in reversed(about.items()):
+            nuclei.insert(0, column, value)
+        return nuclei, summary
+
     def _paint_nuclei(
         self, name: str, path: Path, image: np.ndarray, prediction: Prediction, truth: np.ndarray | None, on_sheet: bool
     ) -> _Painted:
@@ -67,14 +114,8 @@ class NucleiGallery(Gallery):
         shown = drawing.brighten(image)
         outlined = drawing.outline_labels(shown, labels, truth)
         write_image(self.folder / "overlay" / f"{name}.png", outlined)
-        about = {"id": name, "path": names.printable_path(path)}
         nuclei = measure_nuclei(labels, image, self.output.pixel_size)
-        summary = about | {"width": image.shape[1], "height": image.shape[0]}
-        summary |= summarize(nuclei, labels.shape, self.output.pixel_size)
-        if prediction.diameter:
-            summary["assumed_diameter"] = round(prediction.diameter, 1)
-        for column, value in reversed(about.items()):
-            nuclei.insert(0, column, value)
+        nuclei, summary = self._tables(name, path, labels.shape, nuclei, prediction.diameter)
         strip = None
         if on_sheet:
             highest = cv2.resize(prediction.probability[0], image.shape[1::-1])

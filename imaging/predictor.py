@@ -8,6 +8,7 @@ import numpy as np
 
 from imaging.crops import MAX_SCALE, median_diameter, resize
 from imaging.instances import SplitSettings, find_nuclei
+from imaging.tiles import Tiling
 
 MAX_PASSES = 3  # that estimate the diameter
 CLOSE_ENOUGH = 1.15  # ratio of two estimates
@@ -38,6 +39,17 @@ class Predictor:
         crop_diameter: float = 0,
     ):
         self.predict, self.make_input, self.size, self.crop_diameter = predict, make_input, size, crop_diameter
+
+    def tiling(self, tile: int, overlap: int, diameter: float | None) -> Tiling:
+        """Return how to divide a large image whose nuclei have this diameter into windows.
+
+        tile, overlap: of the windows, in pixels that the network sees if it was trained with crops. Other networks get
+        each window at the size to which whole images were resized; tile and overlap are then in pixels of the image.
+        """
+        if diameter:
+            return Tiling(tile, overlap, min(MAX_SCALE, self.crop_diameter / diameter))
+        scale = max(self.size) / tile
+        return Tiling(max(self.size), round(overlap * scale), scale)
 
     def __call__(self, image: np.ndarray, diameter: float | None = None) -> Prediction:
         """Predict an image, uint8 BGR (H, W, 3); diameter: of its nuclei in pixels; None: it is estimated if needed."""

@@ -62,7 +62,10 @@ def parse_val(argv: list[str] | None = None) -> Flags:
     _add_nuclei(parser)
     _add_recorded(parser)
     _add_shared(parser)
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    if args.tune and args.all:
+        parser.error("--tune uses the training images; leave out --all, or leave out --tune")
+    return args
 
 
 def parse_demo(argv: list[str] | None = None) -> Flags:
@@ -76,6 +79,9 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
     _add_nuclei(parser)
+    tile_help = "segment by windows of this side, for large images (default: 512 above 2048×2048 pixels, else none)"
+    parser.add_argument("--tile", type=whole(64, 8192), help=tile_help)
+    parser.add_argument("--overlap", default=64, type=whole(0, 4096), help="of the windows, in pixels")
     pixel_help = "micrometers per pixel, for the table of nuclei"
     parser.add_argument("--pixel_size", type=real(0, open_end=True, below=1e6), help=pixel_help)
     parser.add_argument("--rois", action="store_true", help="also write the nuclei as regions of interest for ImageJ")
@@ -85,7 +91,11 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     _add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
-    args.instances = args.instances or bool(args.pixel_size or args.rois or args.rle)
+    args.instances = args.instances or bool(args.pixel_size or args.rois or args.rle or args.tile)
+    if args.overlap >= (args.tile or 512):
+        parser.error(f"--overlap {args.overlap} must be less than --tile {args.tile or 512}")
+    if args.tile and not args.input:
+        parser.error("--tile is for images that --input names; leave it out, or add --input")
     if args.input and (args.data_path or args.dataset):
         parser.error("--input takes images anywhere; leave out --data_path and --dataset, or leave out --input")
     if args.onnx is not None and args.bundle is not None:

@@ -9,13 +9,10 @@ import pytest
 from helpers.script_flags import PARSERS, script_flags
 
 ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("options", "runtime", "imaging", "exporting", "evaluation")
 FILES = [
     *ROOT.glob("*.py"),
-    *(
-        path
-        for room in ("options", "runtime", "imaging", "exporting", "evaluation")
-        for path in (ROOT / room).rglob("*.py")
-    ),
+    *(path for room in ROOMS for path in (ROOT / room).rglob("*.py")),
 ]
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))

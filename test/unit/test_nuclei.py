@@ -170,3 +170,32 @@ def test_a_model_that_was_trained_with_crops_scales_images(bright, capsys) -> No
     assert "crop_diameter 20" in capsys.readouterr().out
     segment("--input", "mine", "--output", "out", "--diameter", "70")
     assert pd.read_csv("out/images.csv")["assumed_diameter"].tolist() == [70]
+
+
+@pytest.mark.parametrize("crop_diameter", [0.0, 20.0])
+def test_by_windows_the_same_nuclei_are_found(bright, capsys, crop_diameter: float) -> None:
+    """Also by a network that was trained with whole images, which gets each window at the size of its input."""
+    path = "models/bright/model_best.pth.tar"
+    checkpoint = torch.load(path, weights_only=False)
+    torch.save(checkpoint | {"config": checkpoint["config"] | {"crop_diameter": crop_diameter}}, path)
+    (bright / "mine").mkdir()
+    rng = np.random.default_rng(0)
+    places = [(y, x, rng.integers(7, 11)) for y in range(20, 500, 34) for x in range(20, 600, 34)]
+    cv2.imwrite("mine/large.png", draw(0, places, (520, 620))[0])
+    flags = ["--input", "mine", "--instances", "--diameter", "20", "--input_h", "96", "--input_w", "96"]
+    if not crop_diameter:
+        flags += ["--input_h", "520", "--input_w", "620"]
+    segment(*flags, "--output", "whole")
+    segment(*flags, "--output", "parts", "--tile", "96", "--overlap", "32", "--rle", "parts/runs.csv", "--rois")
+    assert "620×520 pixels, by windows of" in capsys.readouterr().out
+    whole, parts = (tifffile.imread(f"{folder}/labels/large_labels.tif") for folder in ("whole", "parts"))
+    assert whole.max() == parts.max() == len(places)
+    same = [iou(parts == parts[y, x], whole == whole[y, x]) for y, x, _ in places]
+    assert min(same) > 0.9
+    table = pd.read_csv("parts/nuclei.csv")
+    assert len(table) == len(places)
+    areas = [(parts == label).sum() for label in table["label"]]
+    assert table["area"].tolist() == areas
+    assert np.array_equal(rle.decode(pd.read_csv("parts/runs.csv")["EncodedPixels"], *parts.shape), parts)
+    assert cv2.imread("parts/overlay/large.png").shape == (520, 620, 3)
+    assert cv2.imread("parts/overview.png") is not None
