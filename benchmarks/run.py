@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import archs
-from benchmarks import inference, input_pipeline, loss, net, preparation, step
+from benchmarks import inference, input_pipeline, loss, net, nuclei, preparation, step
 from benchmarks.measure import Bench
 from imaging import augment
 from runtime.distributed import init_runtime
@@ -42,6 +42,7 @@ PARTS = {
     "preparation": preparation.run,
     "net": net.run,
     "inference": inference.run,
+    "nuclei": nuclei.run,
 }
 TINY_WIDTHS = (4, 4, 8, 8, 8)
 
