@@ -153,6 +153,11 @@ def main(args: Namespace) -> None:
     recorded = recorded_settings(checkpoint, path, options.RECORDED_FLAGS)
     apply_recorded_settings(args, recorded, options.INPUT_FLAGS)
     settings = {name: (vars(args) if flag.input else recorded)[name] for name, flag in options.EVALUATION_FLAGS.items()}
+    if args.crop_diameter and not args.dynamic:
+        need = f"{path}: its net needs images scaled to nuclei of {args.crop_diameter:g} pixels, so of all sizes"
+        if args.bundle:
+            raise InputError(f"{need}; add --dynamic")
+        print(f"warning: {need}; add --dynamic if demo.py is to use the file")
     if args.uint8:  # the file normalizes images itself
         del settings["normalization"], settings["divide_twice"]
     tuned = checkpoint.get("instances")

@@ -20,7 +20,7 @@ With the repository that made this file, which also draws outlines and counts nu
 With Python alone: unpack this file, `pip install onnxruntime opencv-python-headless`, and run
 
 {program}
-This is for images of 8 bits. mask.png has the input size of the network.
+This is for images of 8 bits. mask.png has the size of the network's input.
 """
 DSB2018 = """\
 As far as the checkpoint tells, the network was trained on the data set '{dataset}'. The repository's preparation gives
@@ -47,9 +47,15 @@ def readme(name: str, about: Mapping) -> str:
 def plain_program(about: Mapping) -> list[str]:
     """Return the lines of a program that runs model.onnx on image.png; about: the contents of model.json."""
     settings, model = about["settings"], about["model"]
-    lines = [f'x = cv2.resize(cv2.imread("image.png"), ({settings["input_w"]}, {settings["input_h"]}))']
+    if diameter := settings["crop_diameter"]:  # the sides of the input are multiples of 16
+        lines = [
+            'x, diameter = cv2.imread("image.png"), 20  # of the nuclei in it, in pixels',
+            f"sides = [16 * max(1, round(side * {diameter:g} / diameter / 16)) for side in x.shape[1::-1]]",
+            "x = cv2.resize(x, sides)",
+        ]
+    else:
+        lines = [f'x = cv2.resize(cv2.imread("image.png"), ({settings["input_w"]}, {settings["input_h"]}))']
     if not model["uint8"]:
-        lines.append('x = x.astype("float32")')
         if settings["normalization"] == "image":
             lines.append("x = ((x - x.mean()) / (x.std() + 1e-4)).clip(-20, 20)")
         else:

@@ -97,6 +97,11 @@ class OnnxModel:
 
     def _compute(self, images: np.ndarray) -> np.ndarray:
         (height, width), count = images.shape[2:], len(images)
+        if any(fixed not in (None, side) for fixed, side in zip(self.fixed_size, (height, width))):
+            raise InputError(
+                f"{self.path}: takes images of {self.size[0]}×{self.size[1]} alone, not {height}×{width}; export the "
+                "net with pthtar2onnx.py --dynamic"
+            )
         bottom, right = -height % self.multiple_of, -width % self.multiple_of
         if bottom or right:
             images = np.pad(images, ((0, 0), (0, 0), (0, bottom), (0, right)), mode="edge")

@@ -68,6 +68,19 @@ def edit(change) -> None:
     rewrite(edit_json)
 
 
+def run_program(folder: Path) -> np.ndarray:
+    """Run the program of a README.txt as it stands, on image.png; returns its mask."""
+    program = re.search(r"^  import.*?\n\n", (folder / "README.txt").read_text(), re.MULTILINE | re.DOTALL)[0]
+    lines = [line.strip() for line in program.splitlines()[:-1]]
+    assert 6 <= len(lines) <= 10
+    (folder / "run.py").write_text("\n".join(lines))
+    result = run_afresh(folder / "run.py", cwd=folder)
+    assert result.returncode == 0, result.stdout
+    mask = cv2.imread(str(folder / "mask.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(mask)) == {0, 255}
+    return mask > 0
+
+
 def test_what_is_in_a_bundle(home):
     save(history=HISTORY, instances={"threshold": 0.6}, scores={"mean_ap": 0.5, "note": "text"}, optimizer={})
     about = bundle("--uint8", "--fp16", "--dynamic")
@@ -125,20 +138,38 @@ def test_the_program_in_the_readme_gives_the_mask_of_demo(home, flags, preparati
         archive.extractall("unpacked")
     readme = Path("unpacked/README.txt").read_text()
     assert "python demo.py --bundle model.zip --input path/to/images --output outputs/mine" in readme
-    program = re.search(r"^  import.*?\n\n", readme, re.MULTILINE | re.DOTALL)[0].splitlines()[:-1]
-    assert 6 <= len(program) <= 10
     image = cv2.resize(cv2.imread("inputs/discs/images/disc00.png"), (100, 70))
     cv2.imwrite("unpacked/image.png", image)
-    Path("unpacked/run.py").write_text("\n".join(line.strip() for line in program))
-    result = run_afresh(home / "unpacked" / "run.py", cwd=home / "unpacked")
-    assert result.returncode == 0, result.stdout
-    mask = cv2.imread("unpacked/mask.png", cv2.IMREAD_UNCHANGED)
+    mask = run_program(home / "unpacked")
     demo.main(options.parse_demo(["--bundle", "model.zip", "--input", "unpacked/image.png", "--output", "out"]))
     probability = cv2.imread("out/0/image.jpg", cv2.IMREAD_UNCHANGED)
-    assert mask.shape == probability.shape == (32, 48) and set(np.unique(mask)) == {0, 255}
+    assert mask.shape == probability.shape == (32, 48)
     # JPEG changes gray levels by a few
     clear = np.abs(probability.astype(int) - 127) > 8
-    assert clear.mean() > 0.2 and ((mask > 0) == (probability > 127))[clear].all()
+    assert clear.mean() > 0.2 and (mask == (probability > 127))[clear].all()
+
+
+@pytest.mark.parametrize("flags", [(), ("--uint8",)])
+def test_the_program_of_a_net_for_one_scale(home, flags, capsys):
+    """Of 20 pixels, which is also the diameter that the program assumes: the image keeps its size."""
+    save(config={"crop_diameter": 20.0})
+    with pytest.raises(InputError, match=r"^net\.pth\.tar: its net needs images .* of 20 pixels, .*; add --dynamic$"):
+        bundle(*flags)
+    bundle("--dynamic", *flags)
+    with zipfile.ZipFile("model.zip") as archive:
+        archive.extractall("unpacked")
+    image = cv2.resize(cv2.imread("inputs/discs/images/disc00.png"), (96, 64))
+    cv2.imwrite("unpacked/image.png", image)
+    net = random_net()
+    net.load_state_dict(torch.load("net.pth.tar", weights_only=True)["state_dict"])
+    x = (image.astype(float) - image.mean()) / (image.std() + 1e-4)
+    with torch.no_grad():
+        logits = net(torch.from_numpy(x.transpose(2, 0, 1)[None]).float())[0, 0].numpy()
+    clear = np.abs(logits) > 0.01
+    assert clear.mean() > 0.9 and (run_program(home / "unpacked") == (logits > 0))[clear].all()
+    capsys.readouterr()
+    pthtar2onnx.main(options.parse_export(["--checkpoint", "net.pth.tar", "--output", "net.onnx", *flags]))
+    assert "of 20 pixels, so of all sizes; add --dynamic if demo.py is to use the file\n" in capsys.readouterr().out
 
 
 def test_demo_takes_settings_from_model_json(home, capsys):

@@ -154,6 +154,17 @@ def test_the_size(home, capsys):
         assert f"by onnxruntime; input {size}" in capsys.readouterr().out
 
 
+def test_a_fixed_size_that_does_not_fit(home):
+    """As windows of a large image, which are square."""
+    export(contrasting(), "--input_h", "32", "--input_w", "48")
+    large = cv2.resize(cv2.imread("inputs/discs/images/disc00.png"), (200, 150))
+    cv2.imwrite("large.png", large)
+    with pytest.raises(InputError, match=r"^net\.onnx: takes images of 32×48 alone, not 48×48; export the net with"):
+        segment("--onnx", "net.onnx", "--input", "large.png", "--instances", "--tile", "64", "--overlap", "16")
+    export(contrasting(), "--input_h", "48", "--input_w", "48")
+    segment("--onnx", "net.onnx", "--input", "large.png", "--instances", "--tile", "64", "--overlap", "16")
+
+
 def test_an_export_that_records_nothing_has_the_default_size(home, capsys):
     """As one of an earlier version of pthtar2onnx.py."""
     export(contrasting(), "--dynamic")
