@@ -84,10 +84,12 @@ def recorded(config: dict | None, path: Path = Path("x.pth.tar"), processes: int
 def test_the_recorded_flags_are_those_that_other_commands_need():
     assert set(options.RECORDED_FLAGS) == {
         *("dataset", "img_ext", "mask_ext", "seed", "inner_split"),
-        *("input_h", "input_w", "normalization", "divide_twice"),
+        *("input_h", "input_w", "crop_diameter", "normalization", "divide_twice"),
         *("batch_size", "loss", "skip_bad", "channel", "dense_masks"),
     }
-    assert set(options.INPUT_FLAGS) == {"input_h", "input_w", "normalization", "divide_twice", "channel"}
+    assert set(options.INPUT_FLAGS) == {
+        *("input_h", "input_w", "crop_diameter", "normalization", "divide_twice", "channel")
+    }
     assert set(options.EVALUATION_FLAGS) == set(options.RECORDED_FLAGS) - {"dataset", "seed"}
     args = vars(options.parse_train([]))
     assert {name: args[name] for name in DEFAULTS} == DEFAULTS, "the defaults are the recipe's"
@@ -295,7 +297,7 @@ def test_what_makes_it_another_run(there, words, capsys):
 SAME_RUN = {
     *("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed"),
     *("loss", "optimizer", "lr", "weight_decay", "scheduler", "sync_bn"),
-    *("augmentation", "normalization", "divide_twice", "inner_split", "ema", "channel"),
+    *("augmentation", "normalization", "divide_twice", "inner_split", "ema", "channel", "crop_diameter"),
 }
 SAME_RUN_WITH = {
     ("optimizer", "Adam"): set(),
