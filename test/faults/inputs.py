@@ -11,12 +11,10 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -46,8 +44,8 @@ import pthtar2onnx
 import train
 import val
 from faults import mutations
+from faults.forks import Fork
 from imaging.raw import synthetic
-from runtime.errors import report_errors
 
 FINE = ("clear error", "handled")
 BAD = ("unclear error", "traceback", "hang", "file outside", "half-written")
@@ -168,36 +166,12 @@ def write_tiffs(picture: np.ndarray) -> None:
 
 def in_fork(work: Callable[[], None], folder: Path, log: Path, seconds: float) -> int | None:
     """Run `work` in a fork, in `folder`, with its output in `log`; returns its exit status, None if it did not end."""
-    pid = os.fork()
-    if not pid:
-        status = 70
-        try:
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-            os.dup2(1, 2)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            os.chdir(folder)
-            with report_errors():
-                work()
-            status = 0
-        except SystemExit as leaving:
-            if isinstance(leaving.code, str):
-                print(leaving.code, file=sys.stderr)
-            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    fork = Fork(work, folder, log)
+    try:
+        return fork.wait(seconds)
+    except subprocess.TimeoutExpired:
+        fork.kill()
+        return None
 
 
 def in_process(script: str, flags: list[str], folder: Path, log: Path, seconds: float) -> int | None:

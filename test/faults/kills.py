@@ -18,11 +18,12 @@ from pathlib import Path
 from random import Random
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 import pandas as pd
 import torch
 
+from faults.forks import Fork, start_script
 from runtime.checkpoint import BEST, LATEST, PREVIOUS, load_latest_checkpoint
 
 EPOCHS, SAVE_STEPS, MAX_SECONDS = 3, 2, 240
@@ -41,12 +42,21 @@ Step = tuple[int, int]  # finished epochs, and steps done in the next one
 def make_data(folder: Path) -> None:
     """Write the training images below `folder`."""
     flags = ["--synthetic", "20", "--img_size", "32", "--workers", "1"]
-    command = [sys.executable, ROOT / "preprocess_dsb2018.py", *flags]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    log = folder / "log"
+    if start_script(ROOT / "preprocess_dsb2018.py", flags, folder, log).wait():
+        raise SystemExit(f"the training images could not be made:\n{log.read_text()}")
 
 
-def start_training(folder: Path, log: Path, script: Path, *flags: str, processes: int = 1) -> subprocess.Popen:
-    """Start TRAIN or NARROW_TRAIN in `folder`, in a process group of its own, with its output in `log`."""
+def start_training(
+    folder: Path, log: Path, script: Path, *flags: str, processes: int = 1, kill: bool = False
+) -> subprocess.Popen | Fork:
+    """Start TRAIN or NARROW_TRAIN in `folder`, in a process group of its own, with its output in `log`.
+
+    kill: whether a rank will be killed, after which torchrun must end the others. To save time, NARROW_TRAIN runs in
+    forks unless torchrun is needed.
+    """
+    if script == NARROW_TRAIN and not (kill and processes > 1):
+        return start_script(script, [*FLAGS, *flags], folder, log, processes)
     launch = [*TORCHRUN, str(script)] if processes > 1 else [str(script)]
     with log.open("w") as output:
         return subprocess.Popen(
@@ -60,7 +70,7 @@ def start_training(folder: Path, log: Path, script: Path, *flags: str, processes
         )
 
 
-def wait_for_first_line(process: subprocess.Popen, log: Path) -> None:
+def wait_for_first_line(process: subprocess.Popen | Fork, log: Path) -> None:
     """Wait until a run has printed its first line, or has ended."""
     limit = time.monotonic() + MAX_SECONDS
     while process.poll() is None and "images to train" not in log.read_text() and time.monotonic() < limit:
@@ -156,7 +166,7 @@ class Lane:
         run, log = self.folder / "models" / name, self.folder / "log"
         saved_before = saved_step(run)
         flags = ("--name", name, "--resume", "auto", "--save_steps", str(SAVE_STEPS))
-        process = start_training(self.folder, log, self.script, *flags, processes=self.processes)
+        process = start_training(self.folder, log, self.script, *flags, processes=self.processes, kill=kill)
         wait_for_first_line(process, log)
         try:
             if kill:
@@ -179,14 +189,14 @@ class Lane:
             self.faults.append(f"exit status {process.returncode}: {log.read_text()[-500:]}")
         return True
 
-    def _kill(self, process: subprocess.Popen) -> None:
+    def _kill(self, process: subprocess.Popen | Fork) -> None:
         """Kill the training process, or a random one of several."""
         if self.processes == 1:
             os.kill(process.pid, signal.SIGKILL)
         elif ranks := rank_processes(process):
             os.kill(self.random.choice(ranks), signal.SIGKILL)
 
-    def _wait_for_end(self, process: subprocess.Popen, seconds: float) -> None:
+    def _wait_for_end(self, process: subprocess.Popen | Fork, seconds: float) -> None:
         """Wait for the processes; after a kill, those that remain must notice by themselves that one has gone."""
         try:
             process.wait(seconds)
@@ -212,11 +222,11 @@ def try_kills(
 ) -> list[str]:
     """Kill training at least `kills` times and report each fault; returns a row for the table.
 
-    processes: number of training processes in a run. Runs of a single process are killed in two lanes at once.
+    processes: number of training processes in a run. Many runs of a single process are killed in two lanes at once.
     """
     whole, seconds = run_undisturbed(folder, script, processes)
     lanes = []
-    for number in range(2 if processes == 1 else 1):
+    for number in range(2 if processes == 1 and kills > 2 else 1):
         own = folder / f"lane{number}"
         own.mkdir()
         (own / "inputs").symlink_to(folder / "inputs")
