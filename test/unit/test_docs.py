@@ -6,17 +6,16 @@ import io
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, run
 from helpers.script_flags import PARSERS, script_flags
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 import options
 
-ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh.md")
 MAX_README_LINES = 220
 PAGES = [ROOT / name for name in (*READMES, "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
@@ -167,7 +166,9 @@ def as_spelled(flag: str) -> str:
 def known_flags(script: str) -> frozenset[str]:
     """Return the flags of a Python script: those of its parser, or those in its help."""
     if script not in PARSERS:
-        return frozenset(map(as_spelled, flags_of_help(run(sys.executable, script, "--help"))))
+        result = run(script, "--help", cwd=ROOT)
+        assert not result.returncode, result.stdout
+        return frozenset(map(as_spelled, flags_of_help(result.stdout)))
     return script_flags(script)
 
 
@@ -176,7 +177,10 @@ def shell_flags(script: str) -> dict[str, bool]:
     """Return a shell script's own flags by its help, and whether each takes a value; {} if it has no help."""
     if "--help" not in (ROOT / script).read_text(encoding="utf-8") and not Path(script).name.startswith("train_"):
         return {}
-    return flags_of_help(run("bash", script, "--help"))
+    command = ("bash", script, "--help")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert not result.returncode, f"{' '.join(command)}: {result.stderr}"
+    return flags_of_help(result.stdout)
 
 
 def flags_of_help(text: str) -> dict[str, bool]:
@@ -185,13 +189,6 @@ def flags_of_help(text: str) -> dict[str, bool]:
     return {
         flag: bool(equals) for line in lines for flag, equals in re.findall(r"(?<![\w-])(--?[A-Za-z][\w-]*)(=?)", line)
     }
-
-
-def run(*command: str) -> str:
-    """Run a command in the root and return its output; fails with its errors if it fails."""
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert not result.returncode, f"{' '.join(command)}: {result.stderr}"
-    return result.stdout
 
 
 @functools.cache
@@ -208,7 +205,7 @@ def unknown_flags(page: Path, text: str) -> list[str]:
     former = FORMER_FLAGS if page.name in PAGES_ON_FORMER_FLAGS else set()
     flags = [flag for code in codes for flag in flags_in(code.split()) if flag not in former]
     flags = [flag for flag in flags if as_spelled(flag) not in main_flags()]
-    for script in TOOLS:  # their help takes seconds, since it imports torch
+    for script in TOOLS:  # only if needed, since their help imports torch
         flags = [flag for flag in flags if as_spelled(flag) not in known_flags(script)] if flags else []
     return flags
 

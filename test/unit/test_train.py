@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY, random_net, run, write_dataset
+from conftest import NARROW, TINY, random_net, run, write_dataset
 from helpers.short_runs import skip_training, use_fixed_scores
 
 import dataset
@@ -274,13 +274,13 @@ def test_two_classes_and_deep_supervision_end_to_end(home):
     """NestedUNet with four heads on two classes: train, evaluate, segment, export."""
     write_dataset(home / "inputs" / "two", count=20, classes=2)
     net = ("--arch", "NestedUNet", "--deep_supervision", "True", "--num_classes", "2", "--dataset", "two")
-    result = run("train.py", *TINY, *net, "--epochs", "6", "--lr", "5e-3", cwd=home)
+    result = run("train.py", *TINY, *net, "--epochs", "6", "--lr", "2e-2", cwd=home, **NARROW)
     assert result.returncode == 0, result.stdout
     name = "two_NestedUNet_wDS"
     log = pd.read_csv(home / "models" / name / "log.csv")
     assert log.iou.iloc[-1] > log.iou.iloc[0] and log.loss.iloc[-1] < log.loss.iloc[0]
 
-    result = run("val.py", "--name", name, "--num_workers", "0", "--report", cwd=home)
+    result = run("val.py", "--name", name, "--num_workers", "0", "--report", cwd=home, **NARROW)
     assert result.returncode == 0, result.stdout
     assert result.stdout.splitlines()[-1] == f"IoU: {log.val_iou.max():.4f}"
     page = (home / "outputs" / name / "report.html").read_text()
@@ -291,10 +291,10 @@ def test_two_classes_and_deep_supervision_end_to_end(home):
     for k in (0, 1):
         assert len(list((home / "outputs" / name / str(k)).glob("*.jpg"))) == 4
 
-    result = run("demo.py", "--name", name, "--num_workers", "0", cwd=home)
+    result = run("demo.py", "--name", name, "--num_workers", "0", cwd=home, **NARROW)
     assert result.returncode == 0, result.stdout
     assert len(list((home / "outputs" / "UNet_Demo" / "1").glob("*_mask.png"))) == 4
-    result = run("pthtar2onnx.py", "--name", name, "--input_h", "32", "--input_w", "32", cwd=home)
+    result = run("pthtar2onnx.py", "--name", name, "--input_h", "32", "--input_w", "32", cwd=home, **NARROW)
     assert result.returncode == 0 and "output1, output2, output3, output4" in result.stdout, result.stdout
 
 

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, random_net, run_python
+from conftest import NARROW, ROOT, random_net, run_python, run_ranks
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 from benchmarks import inference, loss, measure, preparation, run, scaling, step
 from imaging import drawing
@@ -60,12 +63,24 @@ def test_profile_of_a_training_step(all_parts):
     assert "oneDNN, channels_last: " in result.stdout
 
 
-def test_scaling_compares_one_process_with_several(tmp_path):
-    flags = ("--rounds", "1", "--steps", "4", "--batch_size", "2")
-    result = run_python(ROOT / "benchmarks" / "scaling.py", *flags, cwd=tmp_path)
-    assert result.returncode == 0, result.stdout
+def test_scaling_compares_one_process_with_several(tmp_path, monkeypatch, capsys):
+    """Its commands run in forks, and the ranks without torchrun, which saves seconds each."""
+    counts = []
+
+    def run_in_forks(command: list, cwd: str, **_rest: object) -> subprocess.CompletedProcess:
+        words = list(map(str, command[1:]))
+        if words[:2] == ["-m", "torch.distributed.run"]:
+            launch = torchrun_parser().parse_args(words[2:])
+            counts.append(int(launch.nproc_per_node))
+            return run_ranks(counts[-1], launch.training_script, *launch.training_script_args, cwd=Path(cwd), **NARROW)
+        return conftest.run(*words, cwd=Path(cwd))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scaling, "subprocess", SimpleNamespace(run=run_in_forks, DEVNULL=subprocess.DEVNULL))
+    scaling.main(scaling.parse(["--rounds", "1", "--steps", "4", "--batch_size", "2"]))
     pattern = r"round 1: 1 process [\d.]+, 2 processes [\d.]+ images/s\nmedians of 1: [\d.]+, [\d.]+ images/s, ratio \d"
-    assert re.match(pattern, result.stdout), result.stdout
+    printed = capsys.readouterr().out
+    assert re.match(pattern, printed) and counts == [1, 2], printed
     assert not list(tmp_path.iterdir())
 
 

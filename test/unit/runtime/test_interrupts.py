@@ -70,6 +70,7 @@ def test_ignored_signals_stay_ignored():
 def test_a_run_whose_torchrun_has_ended_stops(monkeypatch):
     """SIGTERM's code: torchrun would have passed on the signal that ended it."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setattr(os, "getppid", lambda: 2)
     with handle_signals() as request:
         assert not request()
         monkeypatch.setattr(os, "getppid", lambda: 1)
@@ -77,7 +78,7 @@ def test_a_run_whose_torchrun_has_ended_stops(monkeypatch):
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(home):
-    flags = ("--input_h", "256", "--input_w", "256", "--batch_size", "4", "--num_workers", "1", "--epochs", "9")
+    flags = ("--input_h", "192", "--input_w", "192", "--batch_size", "4", "--num_workers", "1", "--epochs", "9")
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", "inputs/discs", *flags],
         cwd=home,

@@ -312,7 +312,7 @@ SAME_RUN_WITH = {
 
 
 @pytest.mark.parametrize(
-    "flag, value, optional", [(*pair, names) for pair, names in SAME_RUN_WITH.items()], ids=lambda value: str(value)
+    "flag, value, optional", [(*pair, names) for pair, names in SAME_RUN_WITH.items()], ids=map(" ".join, SAME_RUN_WITH)
 )
 def test_which_flags_tell_what_a_run_is(flag, value, optional):
     """Each flag of train.py is compared with a value that no run has."""

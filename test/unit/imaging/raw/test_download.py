@@ -64,7 +64,7 @@ def serve():
         how = {"data": data, "piece": piece, "ranges": ranges, "limit": limit, "statuses": statuses, "requests": []}
         handler = type("Handler", (BreakingServer,), how)
         servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_port}/stage1_train.zip", handler.requests
 
     yield start
@@ -74,15 +74,15 @@ def serve():
 
 
 def test_an_interrupted_download_is_resumed(serve, raw, tmp_path):
-    """In a process: the rest of a killed download is used, four answers break off, then the set is prepared."""
+    """In a process: the rest of a killed download is used, an answer breaks off, then the set is prepared."""
     data = as_zip(raw, tmp_path / "served.zip").read_bytes()
-    piece = len(data) // 4 + 1
+    piece = len(data) // 2 + 1
     url, requests = serve(data, piece)
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs" / "stage1_train.zip.part").write_bytes(data[:1000])
     result = run("preprocess_dsb2018.py", "--download", "--url", url, "--output", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stdout
-    assert requests == [1000 + k * piece for k in range(4)]
+    assert requests == [1000, 1000 + piece]
     assert f"({len(data) / 1e6:.1f} MB" in result.stdout
     assert (tmp_path / "inputs" / "stage1_train.zip").read_bytes() == data
     assert not (tmp_path / "inputs" / "stage1_train.zip.part").exists()
