@@ -239,7 +239,7 @@ def clone(folder: Path, narrow: bool = False) -> Path:
     (folder / "test").mkdir(parents=True)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("test/*.sh")]:
         shutil.copy(path, folder / path.relative_to(ROOT))
-    for package in ("options", "runtime", "imaging", "exporting"):
+    for package in ("options", "runtime", "imaging", "exporting", "evaluation"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     if narrow:
         before, line, after = (folder / "archs.py").read_text().partition(f"WIDTHS = {archs.WIDTHS}\n")
