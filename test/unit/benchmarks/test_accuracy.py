@@ -155,3 +155,19 @@ def test_commands_of_accuracy_sh() -> None:
     names = [flag for flags in tables for flag in flags if flag not in ("--plot", "docs/accuracy.png")]
     assert sorted(names) == sorted(trained)
     assert {flags[0] for script, *flags in commands if script == "benchmarks/accuracy_errors.py"} <= outer
+
+
+def test_commands_of_nuclei_sh() -> None:
+    """Each run is trained on data that the script prepares, tuned, and scored at native resolution."""
+    parsers = {
+        "train.py": options.parse_train,
+        "val.py": options.parse_val,
+        "preprocess_dsb2018.py": options.parse_preprocess,
+    }
+    lines = (ROOT / "benchmarks" / "nuclei.sh").read_text(encoding="utf-8").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
+    parsed = [(script, parsers[script](flags)) for script, *flags in commands]
+    prepared = {args.output: 2 if args.borders else 1 for script, args in parsed if script == "preprocess_dsb2018.py"}
+    trained = {args.name: args for script, args in parsed if script == "train.py"}
+    assert {args.data_path: args.num_classes for args in trained.values()} == prepared
+    assert {args.name for script, args in parsed if script == "val.py" and args.tune and args.raw} == trained.keys()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The runs behind the table of docs/nuclei.md. Run all of it or single lines, from the repository root, with the real zip
+# at inputs/stage1_train.zip. If the CPU has no bfloat16 instructions, leave out --amp: the runs then take twice as long.
+# On a GPU, put --device cuda in place of --device cpu --amp.
+set -eux
+
+python preprocess_dsb2018.py --input inputs/stage1_train.zip
+python preprocess_dsb2018.py --input inputs/stage1_train.zip --img_size 192 --borders --output inputs/dsb2018_192_borders
+python preprocess_dsb2018.py --input inputs/stage1_train.zip --img_size 0 --borders
+
+# One output at 96×96; two outputs at 192×192; the recipe for nuclei.
+python train.py --device cpu --amp --channels_last --resume auto --name one_output --recipe fast
+python train.py inputs/dsb2018_192_borders --device cpu --amp --channels_last --resume auto --name two_outputs --recipe fast --epochs 18 --num_classes 2 --input_h 192 --input_w 192 --augmentation warps --loss BorderLoss
+python train.py --device cpu --amp --channels_last --resume auto --name nuclei --recipe nuclei
+
+# Connected regions: nothing falls below a neck of 0, and cores of 0 are whole nuclei.
+python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --neck 0 --output outputs/regions
+
+# The settings of the splitter are found on training images alone.
+python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --tune
+python val.py --device cpu --name two_outputs --raw inputs/stage1_train.zip --tta --tune
+python val.py --device cpu --name nuclei --raw inputs/stage1_train.zip --tta --tune --report
