@@ -90,8 +90,13 @@ def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Na
         gallery = NucleiGallery(Path(args.output), len(sources), settings, nuclei_output(args), pool)
         for source, image in files.readable(found):
             if isinstance(image, LargeImage):
-                with open_image(source.path, source.page, args.channel) as large:
-                    find_nuclei_in_tiles(source, large, predictor, gallery, args)
+                try:
+                    with open_image(source.path, source.page, args.channel) as large:
+                        find_nuclei_in_tiles(source, large, predictor, gallery, args)
+                except InputError as error:  # its pixels are read only now, and may be damaged
+                    if not str(error).startswith(f"{source.path}: "):  # but a full disk, for example
+                        raise
+                    files.errors.append((source.path, str(error)))
             else:
                 gallery.add_prediction(source.name, source.path, image, predictor(image, args.diameter))
     files.report()

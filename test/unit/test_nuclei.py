@@ -199,3 +199,20 @@ def test_by_windows_the_same_nuclei_are_found(bright, capsys, crop_diameter: flo
     assert np.array_equal(rle.decode(pd.read_csv("parts/runs.csv")["EncodedPixels"], *parts.shape), parts)
     assert cv2.imread("parts/overlay/large.png").shape == (520, 620, 3)
     assert cv2.imread("parts/overview.png") is not None
+
+
+def test_a_large_image_that_is_damaged_in_the_middle_does_not_end_the_others(bright, capsys) -> None:
+    (bright / "mine").mkdir()
+    image = draw(0, [(y, 30, 9) for y in range(30, 300, 40)], (320, 120))[0][..., 0]
+    tifffile.imwrite("mine/a.tif", image, compression="zlib", rowsperstrip=40)
+    tifffile.imwrite("mine/b.tif", image, compression="zlib", rowsperstrip=40)
+    with tifffile.TiffFile("mine/a.tif") as file:
+        place, count = file.pages[0].dataoffsets[5], file.pages[0].databytecounts[5]
+    with open("mine/a.tif", "r+b") as file:
+        file.seek(place)
+        file.write(bytes(count))
+    with pytest.raises(InputError, match="1 of 2 images could not be read"):
+        segment("--input", "mine", "--tile", "96", "--overlap", "32", "--input_h", "96", "--input_w", "96")
+    assert "a.tif: its values, of compression ADOBE_DEFLATE, cannot be decoded" in capsys.readouterr().err
+    assert set(pd.read_csv("outputs/UNet_Demo/nuclei.csv")["id"]) == {"b"}
+    assert [path.name for path in (bright / "outputs" / "UNet_Demo" / "labels").iterdir()] == ["b_labels.tif"]
