@@ -6,7 +6,6 @@ from runtime import startup
 if __name__ == "__main__":  # before torch is imported, so that --help and a mistyped flag are answered at once
     ARGS = startup.parse_flags(options.parse_demo, lambda args: not (args.input and (args.onnx or args.bundle)))
 
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
@@ -18,16 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from exporting.bundle import read_bundle
-from imaging import augment, tiles
-from imaging.finding import Source, find_images, list_pages
+from imaging import augment
+from imaging.finding import ReadableImages, Source, find_images, list_pages
 from imaging.gallery import Gallery
 from imaging.instances import SplitSettings, choose_settings, describe_settings, label_masks
 from imaging.large_image import LargeImage, open_image
-from imaging.large_nuclei import estimate_diameter
 from imaging.nuclei_gallery import NucleiGallery, NucleiOutput
 from imaging.predictor import Predictor
 from imaging.reader import read_upright
-from imaging.survey import Survey, describe_unreadable
 from runtime import names
 from runtime.background import BackgroundPool, prefetch
 from runtime.errors import InputError
@@ -45,7 +42,7 @@ def segment_files(predict: Predict, args: Namespace) -> tuple[Gallery, int]:
     # no scores depend on the batch here, and large images need memory
     batch_size = args.batch_size if "batch_size" in args.given else options.FLAGS["batch_size"].default
     transform = augment.val_transform(args.input_h, args.input_w, args.normalization)
-    pending, files = [], Files(sources)
+    pending, files = [], ReadableImages(sources)
 
     def read(source: Source) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
         image, notes = read_upright(source.path, source.page, args.channel)
@@ -77,7 +74,7 @@ def segment_files(predict: Predict, args: Namespace) -> tuple[Gallery, int]:
 def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Namespace) -> tuple[NucleiGallery, int]:
     """Find the nuclei of the files of `--input`; prints and returns as segment_files."""
     sources = list_pages(find_images(args.input))
-    files = Files(sources)
+    files = ReadableImages(sources)
 
     def read(source: Source) -> tuple[np.ndarray | LargeImage, tuple[str, ...]]:
         with open_image(source.path, source.page, args.channel) as image:
@@ -92,7 +89,7 @@ def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Na
             if isinstance(image, LargeImage):
                 try:
                     with open_image(source.path, source.page, args.channel) as large:
-                        find_nuclei_in_tiles(source, large, predictor, gallery, args)
+                        find_nuclei_in_windows(source, large, predictor, gallery, args)
                 except InputError as error:  # its pixels are read only now, and may be damaged
                     if not str(error).startswith(f"{source.path}: "):  # but a full disk, for example
                         raise
@@ -103,48 +100,16 @@ def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Na
     return gallery, len(files.errors)
 
 
-def find_nuclei_in_tiles(
+def find_nuclei_in_windows(
     source: Source, image: LargeImage, predictor: Predictor, gallery: NucleiGallery, args: Namespace
 ) -> None:
     """Find the nuclei of an image by windows, with a progress bar over these."""
-    diameter = args.diameter if predictor.crop_diameter else None
-    if predictor.crop_diameter and not diameter:
-        diameter = estimate_diameter(image, lambda part: predictor(part).diameter)
-    tiling = predictor.tiling(args.tile or DEFAULT_TILE, args.overlap, diameter)
-    scaled = f", at {tiling.scale:.2f} times its size" + (f" for nuclei of {diameter:.0f} pixels" if diameter else "")
-    height, width = image.shape
-    print(f"{source.path}: {width}×{height} pixels, by windows of {tiling.tile} pixels{scaled}", flush=True)
-    if args.normalization == "none":  # the network normalizes each window itself
-        prepare = predictor.make_input
-    else:
-        prepare = tiles.input_function(image, args.normalization, args.divide_twice, tiling.scale)
-    total = len(tiles.windows(height, width, tiling))
-    with tqdm(total=total, disable=None, unit="window", leave=False) as bar:
-        strips = tiles.probability_strips(image, prepare, predictor.predict, tiling, bar.update)
-        gallery.add_large(source.name, source.path, image, strips, tiling, diameter)
-
-
-class Files:
-    """Images that are read ahead: yields those that can be read, and collects why the others cannot."""
-
-    def __init__(self, sources: list[Source]):
-        self.sources, self.errors, self.survey = sources, [], Survey()
-
-    def readable(self, found: Iterator[Future]) -> Iterator[tuple]:
-        """Yield each source with its image and what was read besides; found: futures of (image, notes, …)."""
-        for source, future in zip(self.sources, tqdm(found, total=len(self.sources), disable=None, unit="image")):
-            try:
-                image, notes, *more = future.result()
-            except InputError as error:
-                self.errors.append((source.path, str(error)))
-                continue
-            self.survey.add(image.shape[:2], notes)
-            yield source, image, *more
-
-    def report(self) -> None:
-        """Print why images could not be read."""
-        for line in describe_unreadable(self.errors):
-            print(f"[Error] {line}", file=sys.stderr)
+    with tqdm(disable=None, unit="window", leave=False) as bar:
+        found = predictor.predict_large(image, args.tile or DEFAULT_TILE, args.overlap, args.diameter, bar.update)
+        bar.reset(total=found.windows)
+        height, width = image.shape
+        print(f"{source.path}: {width}×{height} pixels, by {found.describe()}", flush=True)
+        gallery.add_large(source.name, source.path, image, found)
 
 
 def nuclei_output(args: Namespace) -> NucleiOutput:
@@ -263,10 +228,7 @@ def main(args: Namespace) -> None:
         model, settings = (engine.ExportedNet(export), settings) if export else open_checkpoint(args, runtime)
         predict = partial(engine.predict, model, runtime=runtime)
     predictor = Predictor(
-        predict,
-        augment.input_maker(args.normalization, args.divide_twice),
-        (args.input_h, args.input_w),
-        args.crop_diameter,
+        predict, args.normalization, args.divide_twice, (args.input_h, args.input_w), args.crop_diameter
     )
     start, failed = time.perf_counter(), 0
     # a net that was trained with crops does not know whole images that are resized

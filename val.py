@@ -20,7 +20,6 @@ import engine
 import utils
 from evaluation.nuclei import NucleiData, score_nuclei, tune_settings
 from evaluation.pixels import PixelScores
-from imaging import augment
 from imaging.instances import SplitSettings, choose_settings, describe_settings
 from imaging.predictor import Predictor
 from imaging.prepared import PreparedFolder
@@ -134,7 +133,8 @@ def main(args: Namespace) -> None:
         nuclei = NucleiData(read, train.ids if train else [], data.ids)
     predictor = Predictor(
         partial(engine.predict, model, runtime=runtime),
-        augment.input_maker(args.normalization, args.divide_twice),
+        args.normalization,
+        args.divide_twice,
         (args.input_h, args.input_w),
         args.crop_diameter,
     )

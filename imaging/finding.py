@@ -1,16 +1,21 @@
-"""Which images `--input` names, and what their pictures are called."""
+"""Which images `--input` names, what their pictures are called, and which of them can be read."""
 
 import glob
 import os
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from imaging.listing import describe_unused
 from imaging.reader import FOREIGN_EXTENSIONS, IMAGE_EXTENSIONS, count_pages
+from imaging.survey import Survey, describe_unreadable
 from runtime import names
 from runtime.errors import InputError
 
@@ -68,6 +73,29 @@ def list_pages(paths: list[Path]) -> list[Source]:
         taken |= keys
         sources += [Source(text, path, page) for text, page in zip(chosen, pages)]
     return sources
+
+
+class ReadableImages:
+    """Images that are read ahead: yields those that can be read, and collects why the others cannot."""
+
+    def __init__(self, sources: list[Source]):
+        self.sources, self.errors, self.survey = sources, [], Survey()
+
+    def readable(self, found: Iterator[Future]) -> Iterator[tuple]:
+        """Yield each source with its image and what was read besides; found: futures of (image, notes, …)."""
+        for source, future in zip(self.sources, tqdm(found, total=len(self.sources), disable=None, unit="image")):
+            try:
+                image, notes, *more = future.result()
+            except InputError as error:
+                self.errors.append((source.path, str(error)))
+                continue
+            self.survey.add(image.shape[:2], notes)
+            yield source, image, *more
+
+    def report(self) -> None:
+        """Print why images could not be read."""
+        for line in describe_unreadable(self.errors):
+            print(f"[Error] {line}", file=sys.stderr)
 
 
 def _page_numbers(path: Path) -> list[int | None]:

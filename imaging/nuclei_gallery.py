@@ -1,6 +1,5 @@
 """The pictures and tables that show each nucleus of each image."""
 
-from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,8 @@ from imaging.label_files import write_labels, write_rois
 from imaging.large_image import LargeImage
 from imaging.large_nuclei import find_large_nuclei, write_large_nuclei
 from imaging.measures import measure_nuclei, summarize
-from imaging.predictor import Prediction
+from imaging.predictor import LargePrediction, Prediction
 from imaging.reader import write_image
-from imaging.tiles import Tiling
 from runtime import names
 from runtime.files import atomic_write
 
@@ -58,30 +56,19 @@ class NucleiGallery(Gallery):
         on_sheet = self.added in self.on_sheet
         self.futures.append(self.pool.submit(self._paint_nuclei, name, path, image, prediction, truth, on_sheet))
 
-    def add_large(
-        self,
-        name: str,
-        path: Path,
-        image: LargeImage,
-        strips: Iterable[np.ndarray],
-        tiling: Tiling,
-        diameter: float | None,
-    ) -> None:
-        """Find the nuclei of a large image in this thread, block by block; its pictures are at most 4096 pixels wide.
-
-        strips: its probabilities, from tiles.probability_strips. diameter: that its nuclei were taken to have.
-        """
+    def add_large(self, name: str, path: Path, image: LargeImage, prediction: LargePrediction) -> None:
+        """Find the nuclei of a large image in this thread, by blocks; its pictures are at most 4096 pixels wide."""
         on_sheet = self.added in self.on_sheet
         with labels_on_disk(self.folder, image.shape) as labels:
-            seams = Seams.for_tiling(tiling)
-            found = find_large_nuclei(image, strips, self.settings, labels, seams, self.output.pixel_size)
+            seams = Seams.for_tiling(prediction.tiling)
+            found = find_large_nuclei(image, prediction.strips, self.settings, labels, seams, self.output.pixel_size)
             if found.cut:
                 print(f"warning: {path}: {found.cut} nuclei may be cut at a seam; raise --overlap")
             row = write_large_nuclei(self.folder, name, image, labels, found.probability)
             if self.output.rois:
                 write_rois(self.folder / "rois" / f"{name}_rois.zip", labels)
             runs = rle.encode(labels) if self.output.submission else []
-        nuclei, summary = self._tables(name, path, image.shape, found.table, diameter)
+        nuclei, summary = self._tables(name, path, image.shape, found.table, prediction.diameter)
         painted = Future()
         painted.set_result(_Painted(nuclei, summary, row if on_sheet else None, runs))
         self.futures.append(painted)

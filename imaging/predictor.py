@@ -6,8 +6,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from imaging import augment, tiles
 from imaging.crops import MAX_SCALE, median_diameter, resize
 from imaging.instances import SplitSettings, find_nuclei
+from imaging.large_image import LargeImage
+from imaging.large_nuclei import estimate_diameter
 from imaging.tiles import Tiling
 
 MAX_PASSES = 3  # that estimate the diameter
@@ -22,11 +25,28 @@ class Prediction(NamedTuple):
     diameter: float | None
 
 
+class LargePrediction(NamedTuple):
+    """strips: probabilities (num_classes, rows, W) from top to bottom, computed as they are taken.
+
+    windows: how many will be predicted. diameter: that the image's nuclei were taken to have, if it was used.
+    """
+
+    strips: Iterator[np.ndarray]
+    tiling: Tiling
+    windows: int
+    diameter: float | None
+
+    def describe(self) -> str:
+        """Return how the image is divided, in words."""
+        scaled = f"windows of {self.tiling.tile} pixels, at {self.tiling.scale:.2f} times its size"
+        return scaled + (f" for nuclei of {self.diameter:.0f} pixels" if self.diameter else "")
+
+
 class Predictor:
     """Computes the probabilities of an image of any size.
 
-    predict: from batches of inputs, float32 (N, 3, h, w), to probabilities (N, num_classes, h, w). make_input: from an
-    image, uint8 BGR (h, w, 3), to an input (3, h, w).
+    predict: from batches of inputs, float32 (N, 3, h, w), to probabilities (N, num_classes, h, w). normalization,
+    divide_twice: of the inputs, see augment.input_maker.
     size: height and width to which the net's input is resized. crop_diameter: if it is above 0, the image is instead
     scaled so that its nuclei have this diameter, in pixels.
     """
@@ -34,22 +54,14 @@ class Predictor:
     def __init__(
         self,
         predict: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
-        make_input: Callable[[np.ndarray], np.ndarray],
+        normalization: str,
+        divide_twice: bool,
         size: tuple[int, int],
         crop_diameter: float = 0,
     ):
-        self.predict, self.make_input, self.size, self.crop_diameter = predict, make_input, size, crop_diameter
-
-    def tiling(self, tile: int, overlap: int, diameter: float | None) -> Tiling:
-        """Return how to divide a large image whose nuclei have this diameter into windows.
-
-        tile, overlap: of the windows, in pixels that the network sees if it was trained with crops. Other networks get
-        each window at the size to which whole images were resized; tile and overlap are then in pixels of the image.
-        """
-        if diameter:
-            return Tiling(tile, overlap, min(MAX_SCALE, self.crop_diameter / diameter))
-        scale = max(self.size) / tile
-        return Tiling(max(self.size), round(overlap * scale), scale)
+        self.predict, self.size, self.crop_diameter = predict, size, crop_diameter
+        self.normalization, self.divide_twice = normalization, divide_twice
+        self.make_input = augment.input_maker(normalization, divide_twice)
 
     def __call__(self, image: np.ndarray, diameter: float | None = None) -> Prediction:
         """Predict an image, uint8 BGR (H, W, 3); diameter: of its nuclei in pixels; None: it is estimated if needed."""
@@ -80,3 +92,28 @@ class Predictor:
         (probability,) = next(self.predict([self.make_input(resized)[None]]))
         size = image.shape[1::-1]
         return np.stack([cv2.resize(np.asarray(c), size, interpolation=cv2.INTER_LINEAR) for c in probability])
+
+    def predict_large(
+        self,
+        image: LargeImage,
+        tile: int,
+        overlap: int,
+        diameter: float | None = None,
+        progress: Callable[[int], None] = lambda windows: None,
+    ) -> LargePrediction:
+        """Predict a large image by windows; diameter as for other images. progress: gets numbers of windows done.
+
+        tile, overlap: of the windows, in pixels that the network sees if it was trained with crops. Other networks get
+        each window at the size to which whole images were resized; tile and overlap are then in pixels of the image.
+        """
+        if self.crop_diameter:
+            diameter = diameter or estimate_diameter(image, lambda part: self(part).diameter)
+            tiling = Tiling(tile, overlap, min(MAX_SCALE, self.crop_diameter / diameter))
+        else:
+            scale = max(self.size) / tile
+            diameter, tiling = None, Tiling(max(self.size), round(overlap * scale), scale)
+        prepare = self.make_input  # of a network that normalizes each window itself
+        if self.normalization != "none":
+            prepare = tiles.input_function(image, self.normalization, self.divide_twice, tiling.scale)
+        strips = tiles.probability_strips(image, prepare, self.predict, tiling, progress)
+        return LargePrediction(strips, tiling, len(tiles.windows(*image.shape, tiling)), diameter)

@@ -14,13 +14,9 @@ class Net:
         self.classes, self.sizes = classes, []
 
     def predict(self, batches):
-        for images in batches:
+        for images in batches:  # uint8: the network normalizes them
             self.sizes.append(images.shape[2:])
-            yield images[:, : self.classes]
-
-
-def to_input(image: np.ndarray) -> np.ndarray:
-    return (image / np.float32(255)).transpose(2, 0, 1)
+            yield images[:, : self.classes] / np.float32(255)
 
 
 def image_of_disks(radius: int, size: tuple[int, int]) -> np.ndarray:
@@ -34,9 +30,9 @@ def image_of_disks(radius: int, size: tuple[int, int]) -> np.ndarray:
 def test_whole_images_are_resized_as_in_training() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     net = Net(2)
-    found = Predictor(net.predict, to_input, (32, 48))(image, diameter=7)
+    found = Predictor(net.predict, "none", False, (32, 48))(image, diameter=7)
     assert net.sizes == [(32, 48)] and found.diameter is None
-    small = to_input(cv2.resize(image, (48, 32)))[:2]
+    small = cv2.resize(image, (48, 32)).transpose(2, 0, 1)[:2] / np.float32(255)
     assert np.array_equal(found.probability, [cv2.resize(channel, (70, 50)) for channel in small])
 
 
@@ -44,7 +40,7 @@ def test_whole_images_are_resized_as_in_training() -> None:
 def test_the_diameter_is_estimated_and_the_image_scaled(radius: int, size: tuple[int, int]) -> None:
     image = image_of_disks(radius, size)
     net = Net()
-    found = Predictor(net.predict, to_input, (96, 96), crop_diameter=20)(image)
+    found = Predictor(net.predict, "none", False, (96, 96), crop_diameter=20)(image)
     assert found.diameter == pytest.approx(2 * radius, rel=0.15)
     scale = 20 / found.diameter
     assert net.sizes[-1] == pytest.approx((size[0] * scale, size[1] * scale), abs=1)
@@ -55,17 +51,19 @@ def test_the_diameter_is_estimated_and_the_image_scaled(radius: int, size: tuple
 
 def test_a_given_diameter_is_used_at_once() -> None:
     net = Net()
-    found = Predictor(net.predict, to_input, (96, 96), crop_diameter=20)(image_of_disks(10, (100, 120)), diameter=40)
+    found = Predictor(net.predict, "none", False, (96, 96), crop_diameter=20)(
+        image_of_disks(10, (100, 120)), diameter=40
+    )
     assert net.sizes == [(50, 60)] and found.diameter == 40
 
 
 def test_an_image_without_nuclei_keeps_its_scale() -> None:
     net = Net()
-    found = Predictor(net.predict, to_input, (96, 96), crop_diameter=20)(np.zeros((64, 80, 3), np.uint8))
+    found = Predictor(net.predict, "none", False, (96, 96), crop_diameter=20)(np.zeros((64, 80, 3), np.uint8))
     assert net.sizes == [(64, 80)] and found.diameter == 20 and not found.probability.any()
 
 
 def test_tiny_nuclei_enlarge_an_image_at_most_fourfold() -> None:
     net = Net()
-    Predictor(net.predict, to_input, (96, 96), crop_diameter=20)(np.zeros((30, 40, 3), np.uint8), diameter=1)
+    Predictor(net.predict, "none", False, (96, 96), crop_diameter=20)(np.zeros((30, 40, 3), np.uint8), diameter=1)
     assert net.sizes == [(120, 160)]
