@@ -20,7 +20,7 @@ from exporting.bundle import read_bundle
 from imaging import augment
 from imaging.finding import ReadableImages, Source, find_images, list_pages
 from imaging.gallery import Gallery
-from imaging.instances import SplitSettings, choose_settings, describe_settings, label_masks
+from imaging.instances import SplitSettings, check_classes, choose_settings, describe_settings, label_masks
 from imaging.large_image import LargeImage, open_image
 from imaging.nuclei_gallery import NucleiGallery, NucleiOutput
 from imaging.predictor import Predictor
@@ -234,6 +234,7 @@ def main(args: Namespace) -> None:
     # a net that was trained with crops does not know whole images that are resized
     nuclei = args.instances or args.crop_diameter > 0
     if nuclei:
+        check_classes((export or model).num_classes, args.loss)
         print(f"nuclei by {describe_settings(settings)}")
     if args.input:
         gallery, failed = find_nuclei_in_files(predictor, settings, args) if nuclei else segment_files(predict, args)

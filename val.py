@@ -20,7 +20,7 @@ import engine
 import utils
 from evaluation.nuclei import NucleiData, score_nuclei, tune_settings
 from evaluation.pixels import PixelScores
-from imaging.instances import SplitSettings, choose_settings, describe_settings
+from imaging.instances import SplitSettings, check_classes, choose_settings, describe_settings
 from imaging.predictor import Predictor
 from imaging.prepared import PreparedFolder
 from imaging.raw.rawset import RawSet
@@ -140,6 +140,8 @@ def main(args: Namespace) -> None:
     )
     given = {name: vars(args)[name] for name in SplitSettings._fields}
     settings = choose_settings(checkpoint.get("instances"), given, path)
+    if args.instances or args.raw or args.tune:
+        check_classes(model.num_classes, args.loss)
     if args.tune:
         samples = nuclei.samples(nuclei.some_train_ids(args.tune_images))
         settings = tune_settings(samples, predictor, settings, args.diameter)

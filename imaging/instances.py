@@ -40,6 +40,19 @@ def choose_settings(recorded: object, given: Mapping[str, float | None], source:
     return SplitSettings(**found)
 
 
+def check_classes(num_classes: int, loss: str) -> None:
+    """Raise InputError unless a model predicts nuclei alone, or nuclei and the borders between them.
+
+    loss: that it was trained with. Two classes may also be two kinds of nuclei; only BorderLoss says that the second
+    are borders.
+    """
+    if num_classes > 1 and (num_classes, loss) != (2, "BorderLoss"):
+        raise InputError(
+            f"--instances: the model has {num_classes} classes, trained with {loss}; it needs one class, or nuclei and "
+            "borders, trained with train.py --num_classes 2 --loss BorderLoss"
+        )
+
+
 def describe_settings(settings: SplitSettings) -> str:
     """Return the settings in words, for the log."""
     return ", ".join(f"{name} {value:g}" for name, value in settings._asdict().items())

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from imaging.instances import (
     SplitSettings,
+    check_classes,
     choose_settings,
     describe_settings,
     drop_small,
@@ -150,3 +151,13 @@ def test_given_settings_come_before_recorded_ones_and_these_before_the_defaults(
 def test_recorded_settings_that_are_none_are_refused(recorded: object) -> None:
     with pytest.raises(InputError, match=r"^models/x: its settings for nuclei are not known here; run `val.py --tune`"):
         choose_settings(recorded, {}, "models/x")
+
+
+def test_two_kinds_of_nuclei_are_not_taken_for_borders() -> None:
+    check_classes(1, "LovaszHingeLoss")
+    check_classes(2, "BorderLoss")
+    for classes, loss in ((2, "LovaszHingeLoss"), (3, "BorderLoss")):
+        with pytest.raises(
+            InputError, match=f"the model has {classes} classes, trained with {loss}; it needs one class"
+        ):
+            check_classes(classes, loss)
