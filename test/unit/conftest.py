@@ -35,7 +35,8 @@ STANDIN_NPU, STANDIN_APEX, STANDIN_PYPI_APEX = (
     UNIT / name for name in ("standin_npu", "standin_apex", "standin_pypi_apex")
 )
 NARROW_WIDTHS = (4, 4, 8, 8, 8)
-NARROW = {"NARROW_NETS": json.dumps(NARROW_WIDTHS)}  # for `run` and `run_ranks`: nets whose checkpoints are small
+# for `run` and `run_ranks`: nets whose checkpoints are small, and no real curves.png
+NARROW = {"NARROW_NETS": json.dumps(NARROW_WIDTHS)}
 TINY = ("--input_h", "16", "--input_w", "16", "--batch_size", "4", "--num_workers", "0")
 
 pytest.register_assert_rewrite("helpers.rank_results")  # so that its assertions show their values
