@@ -79,7 +79,7 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
     _add_nuclei(parser)
-    tile_help = "segment by windows of this side, for large images (default: 512 above 2048×2048 pixels, else none)"
+    tile_help = "segment by windows of this side, for large images (default: 512 above 4 million pixels, else none)"
     parser.add_argument("--tile", type=whole(64, 8192), help=tile_help)
     parser.add_argument("--overlap", default=64, type=whole(0, 4096), help="of the windows, in pixels")
     pixel_help = "micrometers per pixel, for the table of nuclei"
