@@ -77,6 +77,10 @@ class NucleiDataset(Dataset):
         image, masks = self.cache[img_id] if self.cache and img_id in self.cache else self.folder.read(img_id)
         return image, masks * 255 if self.folder.zero_one else masks
 
+    def view(self, img_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `read` does, cut out and scaled as for the evaluation of a network trained with crops."""
+        return self.crop(img_id, *self.read(img_id), np.random.default_rng(0)) if self.crop else self.read(img_id)
+
     def __getitem__(self, key: Key) -> Batch:
         images, masks, meta = self.__getitems__([key])
         sample = {"img_id": meta["img_id"][0] if meta["img_id"] else self.ids[_epoch_and_index(key)[1]]}

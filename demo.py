@@ -30,8 +30,6 @@ from runtime.background import BackgroundPool, prefetch
 from runtime.errors import InputError
 from runtime.settings import apply_recorded_settings, json_from_metadata, recorded_settings, settings_from_metadata
 
-LARGE_PIXELS = 2048 * 2048  # an image of more is segmented by windows
-DEFAULT_TILE = 512
 # from batches of images, float32 (N, 3, H, W), to their probabilities (N, num_classes, H, W)
 Predict = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
@@ -78,7 +76,7 @@ def find_nuclei_in_files(predictor: Predictor, settings: SplitSettings, args: Na
 
     def read(source: Source) -> tuple[np.ndarray | LargeImage, tuple[str, ...]]:
         with open_image(source.path, source.page, args.channel) as image:
-            is_large = args.tile or image.shape[0] * image.shape[1] > LARGE_PIXELS
+            is_large = args.tile or image.shape[0] * image.shape[1] > options.LARGE_PIXELS
             # the pixels of a large image are read again, in parts if its format allows it
             pixels = LargeImage(image.shape, read=None) if is_large else image.rows(0, image.shape[0])
             return pixels, image.notes
@@ -105,7 +103,9 @@ def find_nuclei_in_windows(
 ) -> None:
     """Find the nuclei of an image by windows, with a progress bar over these."""
     with tqdm(disable=None, unit="window", leave=False) as bar:
-        found = predictor.predict_large(image, args.tile or DEFAULT_TILE, args.overlap, args.diameter, bar.update)
+        found = predictor.predict_large(
+            image, args.tile or options.DEFAULT_TILE, args.overlap, args.diameter, bar.update
+        )
         bar.reset(total=found.windows)
         height, width = image.shape
         print(f"{source.path}: {width}×{height} pixels, by {found.describe()}", flush=True)
@@ -151,7 +151,13 @@ def find_nuclei_of_validation(
     with prefetch(data.read, data.ids) as found, BackgroundPool() as pool:
         gallery = NucleiGallery(Path(args.output), len(data), settings, nuclei_output(args), pool)
         for img_id, future in zip(data.ids, tqdm(found, total=len(data), disable=None, unit="image")):
-            image, masks = future.result()
+            try:
+                image, masks = future.result()
+            except InputError as error:
+                if not args.skip_bad:
+                    raise
+                print(f"warning: skipped: {error}", flush=True)
+                continue
             prediction, path = predictor(image, args.diameter), data.folder.image_path(img_id)
             gallery.add_prediction(img_id, path, image, prediction, label_masks(masks))
     return gallery
@@ -210,8 +216,11 @@ def open_export(args: Namespace) -> tuple:
 
 def split_settings(args: Namespace, recorded: object, path: Path) -> SplitSettings:
     """Return how nuclei are found: as the flags say, else as the model in `path` records."""
-    settings = choose_settings(recorded, {name: vars(args)[name] for name in SplitSettings._fields}, path)
-    args.threshold = settings.threshold if args.threshold is None and recorded else args.threshold or 0.5
+    given = {name: vars(args)[name] for name in SplitSettings._fields}
+    if not args.instances and not args.crop_diameter:
+        recorded = None  # the other pictures do not depend on what was tuned for nuclei
+    settings = choose_settings(recorded, given, path)
+    args.threshold = settings.threshold
     return settings
 
 
@@ -228,7 +237,12 @@ def main(args: Namespace) -> None:
         model, settings = (engine.ExportedNet(export), settings) if export else open_checkpoint(args, runtime)
         predict = partial(engine.predict, model, runtime=runtime)
     predictor = Predictor(
-        predict, args.normalization, args.divide_twice, (args.input_h, args.input_w), args.crop_diameter
+        predict,
+        args.normalization,
+        args.divide_twice,
+        (args.input_h, args.input_w),
+        args.crop_diameter,
+        bool(export) and export.metadata.get("normalizes") == "image",
     )
     start, failed = time.perf_counter(), 0
     # a net that was trained with crops does not know whole images that are resized

@@ -116,7 +116,7 @@ def metadata_of(settings: Mapping, thresholds: Mapping[str, float], args: Namesp
     """Return what the ONNX file records, as text: settings, tuned thresholds as JSON, and what differs from the net."""
     metadata = {name: str(value) for name, value in settings.items()}
     metadata |= {"instances": json.dumps(thresholds)} if thresholds else {}
-    metadata |= {"output": "probability"} if args.uint8 else {}
+    metadata |= {"output": "probability", "normalizes": args.normalization} if args.uint8 else {}
     return metadata | ({"prune_level": str(args.prune_level)} if args.prune_level else {})
 
 

@@ -107,7 +107,7 @@ def train(
         if state.logger.is_save_step:
             saver.save(state)
 
-    with interruptible(args, state, saver, val_loader.dataset.read) as (stop, profile_step, board):
+    with interruptible(args, state, saver, val_loader.dataset.view) as (stop, profile_step, board):
         callbacks = (profile_step, save_within_epoch)
         while state.epoch < args.epochs:
             train_loader.batch_sampler.set_epoch(state.epoch, state.step)

@@ -59,8 +59,8 @@ def open_data(
     return train, data
 
 
-def open_raw(args: Namespace, checkpoint: Mapping) -> NucleiData:
-    """Open the raw set of `--raw`, split as in training, or all of it with `--all`.
+def open_raw(args: Namespace, checkpoint: Mapping, settings: Mapping) -> NucleiData:
+    """Open the raw set of `--raw`, split as in training, or all of it with `--all`; settings: what the model records.
 
     Raises InputError if the split is another one than that of the training, as far as the model records it.
     """
@@ -69,16 +69,30 @@ def open_raw(args: Namespace, checkpoint: Mapping) -> NucleiData:
     read = partial(raw_sample, raw, args.channel)
     if args.all:
         print(f"data: {raw.path}, all of its images with masks: {len(ids)}")
-        return NucleiData(read, [], ids)
-    train, val = dataset.split_ids(ids, args.inner_split)
-    recorded = checkpoint.get("data")
-    if isinstance(recorded, Mapping) and recorded.get("images") not in (None, dataset.checksum(train, val)):
-        raise InputError(
-            f"{raw.path}: the model was trained on other images, so its validation split is unknown here; give the raw "
-            "set that its data were prepared from, or pass --all to score all images"
-        )
+        return NucleiData(read, [], ids, args.skip_bad)
+    train, val = split_raw(ids, args, checkpoint, settings)
     print(f"data: {raw.path}, {names.counted(len(val), 'image')} to validate")
-    return NucleiData(read, train, val)
+    return NucleiData(read, train, val, args.skip_bad)
+
+
+def split_raw(ids: list[str], args: Namespace, checkpoint: Mapping, settings: Mapping) -> tuple[list[str], list[str]]:
+    """Split the ids of a raw set as in training: by the prepared data if they are still there, else by all its ids."""
+    recorded = checkpoint.get("data")
+    wanted = recorded.get("images") if isinstance(recorded, Mapping) else None
+    prepared = Path(args.data_path or settings.get("data_path") or Path("inputs") / settings["dataset"])
+    used = set(PreparedFolder(prepared, args.img_ext, args.mask_ext).list_ids())  # the preparation may skip images
+    for candidates in ([img_id for img_id in ids if img_id in used], ids):
+        split = dataset.split_ids(candidates, args.inner_split) if len(candidates) > 2 else ([], [])
+        if wanted in (dataset.checksum(*split), None) and split[1]:
+            break
+    else:
+        raise InputError(
+            f"{args.raw}: its images are not those of the training, or not all of them, so the validation split is "
+            "unknown; give the raw set that the data were prepared from, or pass --all to score all images"
+        )
+    if wanted is None:
+        print("warning: the model does not record its split, so the scores may include training images")
+    return split
 
 
 def start_report(args: Flags, path: Path, checkpoint: Mapping, settings: Mapping) -> Report:
@@ -106,7 +120,7 @@ def score_pixels(
     criterion = engine.build_criterion(args.loss)
     folder = utils.run_folder(args.name, args.output)
     with BackgroundPool() as pool:
-        scores = PixelScores(folder, data.folder, pool)
+        scores = PixelScores(folder, data, pool)
         result = engine.evaluate(model, loader, criterion, runtime, scores)
     with atomic_write(folder / "metrics.csv") as partial:
         scores.images().to_csv(partial, index=False)
@@ -126,11 +140,11 @@ def main(args: Namespace) -> None:
     apply_recorded_settings(args, recorded, options.ANY_SIZE_FLAGS)
     model = engine.for_any_size(model, args.tta)
     if args.raw:
-        nuclei = open_raw(args, checkpoint)
+        nuclei = open_raw(args, checkpoint, recorded)
     else:
         train, data = open_data(args, model.num_classes, recorded)
         read = partial(prepared_sample, data.read, data.folder.image_path)
-        nuclei = NucleiData(read, train.ids if train else [], data.ids)
+        nuclei = NucleiData(read, train.ids if train else [], data.ids, args.skip_bad)
     predictor = Predictor(
         partial(engine.predict, model, runtime=runtime),
         args.normalization,
@@ -138,13 +152,15 @@ def main(args: Namespace) -> None:
         (args.input_h, args.input_w),
         args.crop_diameter,
     )
-    given = {name: vars(args)[name] for name in SplitSettings._fields}
-    settings = choose_settings(checkpoint.get("instances"), given, path)
     if args.instances or args.raw or args.tune:
         check_classes(model.num_classes, args.loss)
+        given = {name: value for name in SplitSettings._fields if (value := vars(args)[name]) is not None}
+        settings = choose_settings(None if args.tune else checkpoint.get("instances"), given, path)
     if args.tune:
+        if path.suffix == ".pth":
+            raise InputError(f"{path}: --tune cannot record settings in a file of the GPU edition; leave it out")
         samples = nuclei.samples(nuclei.some_train_ids(args.tune_images))
-        settings = tune_settings(samples, predictor, settings, args.diameter)
+        settings = tune_settings(samples, predictor, settings, given, args.diameter)
         save_checkpoint(checkpoint | {"instances": settings._asdict()}, path)
         print(f"recorded in {path}")
     report, folder = start_report(args, path, checkpoint, recorded), utils.run_folder(args.name, args.output)

@@ -1,6 +1,6 @@
 """Scores of single nuclei at the size of their images, and the search for the settings by which they are found."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,13 @@ import metrics
 from imaging import tuning
 from imaging.instances import SplitSettings, find_nuclei
 from imaging.label_files import read_labels, write_labels
-from imaging.predictor import Predictor
+from imaging.predictor import Predictor, describe_diameters
 from imaging.report import Example
 from imaging.scoring import ImageScore, error_table, image_table, score_image, summary_table, threshold_table
 from imaging.truth import Sample
 from runtime import names
 from runtime.background import BackgroundPool, prefetch
+from runtime.errors import InputError
 from runtime.files import atomic_write
 
 
@@ -28,12 +29,18 @@ class NucleiData(NamedTuple):
     read: Callable[[str], Sample]
     train: list[str]
     scored: list[str]
+    skip_bad: bool = False
 
     def samples(self, ids: list[str]) -> Iterator[Sample]:
-        """Read samples ahead, and yield them in order."""
+        """Read samples ahead, and yield them in order; with `skip_bad`, leave out those that cannot be read."""
         with prefetch(self.read, ids) as found:
             for future in found:
-                yield future.result()
+                try:
+                    yield future.result()
+                except InputError as error:
+                    if not self.skip_bad:
+                        raise
+                    print(f"warning: skipped: {error}", flush=True)
 
     def some_train_ids(self, count: int) -> list[str]:
         """Return at most `count` ids, spread over the training part."""
@@ -64,14 +71,19 @@ def score_nuclei(
         matches, errors = metrics.match_nuclei(labels, sample.labels), metrics.match_errors(labels, sample.labels)
         return score_image(sample.img_id, sample.path, sample.image, matches, errors)
 
+    futures, diameters = [], []
     with BackgroundPool() as pool:
-        futures = [
-            pool.submit(score, sample, predictor(sample.image, diameter).probability)
-            for sample in tqdm(samples, disable=None, unit="image")
-        ]
+        for sample in tqdm(samples, disable=None, unit="image"):
+            prediction = predictor(sample.image, diameter)
+            diameters.append(prediction.diameter)
+            futures.append(pool.submit(score, sample, prediction.probability))
     scores = [future.result() for future in futures]
+    table = image_table(scores)
+    if any(diameters):
+        print(describe_diameters(diameters))
+        table["assumed_diameter"] = diameters
     with atomic_write(folder / "nuclei.csv") as partial:
-        image_table(scores).to_csv(partial, index=False)
+        table.to_csv(partial, index=False)
     for table in (summary_table(scores), threshold_table(scores), error_table(scores)):
         print(table.to_string(float_format="{:.4f}".format))
     print(f"labels: {folder / 'labels'}, by image: {folder / 'nuclei.csv'}")
@@ -79,12 +91,19 @@ def score_nuclei(
 
 
 def tune_settings(
-    samples: Iterable[Sample], predictor: Predictor, start: SplitSettings, diameter: float | None = None
+    samples: Iterable[Sample],
+    predictor: Predictor,
+    start: SplitSettings,
+    fixed: Collection[str] = (),
+    diameter: float | None = None,
 ) -> SplitSettings:
-    """Find the settings with the highest mean AP on the samples, and print the search; diameter as in score_nuclei."""
+    """Find the settings with the highest mean AP on the samples, and print the search.
+
+    fixed: names of settings that stay as they are in `start`. diameter: as in score_nuclei.
+    """
     images = [(predictor(sample.image, diameter).probability, sample.labels) for sample in samples]
     with ThreadPoolExecutor() as pool:
-        best, score, tried = tuning.tune(images, metrics.average_precision, start, pool.map)
+        best, score, tried = tuning.tune(images, metrics.average_precision, start, pool.map, fixed)
     print(pd.DataFrame(tried).sort_values("score").to_string(index=False, float_format="{:.4f}".format))
     print(f"tuned on {names.counted(len(images), 'training image')}: mean AP {score:.4f}")
     return best

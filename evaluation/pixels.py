@@ -9,7 +9,6 @@ import torch
 
 import metrics
 from imaging.drawing import write_probabilities
-from imaging.prepared import PreparedFolder
 from imaging.reader import read_image, write_image
 from imaging.report import Example
 from runtime import names
@@ -24,7 +23,8 @@ class PixelScores:
     The threads of a pool do the work on images. Their rows are complete, and their errors raised, at the pool's end.
     """
 
-    def __init__(self, folder: Path, data: PreparedFolder, pool: BackgroundPool):
+    def __init__(self, folder: Path, data, pool: BackgroundPool):
+        """folder: for the pictures. data: the NucleiDataset that is evaluated."""
         self.folder, self.data, self.pool, self.batches, self.futures = folder, data, pool, [], []
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
@@ -40,7 +40,7 @@ class PixelScores:
     def _score(self, img_id: str, logits: torch.Tensor, target: torch.Tensor) -> list[dict]:
         """Write an image's pictures and return its row for each class."""
         probability, rows = torch.sigmoid(logits).numpy(), []
-        path = names.printable_path(self.data.image_path(img_id))
+        path = names.printable_path(self.data.folder.image_path(img_id))
         write_probabilities(self.folder, img_id, probability)
         for k in range(len(probability)):
             self.pool.check_cancelled()
@@ -68,7 +68,7 @@ class PixelScores:
 
     def example(self, row: Mapping) -> Example:
         """Return the picture of one of the rows of `images`, with the regions of the mask of its class."""
-        image, masks = self.data.read(row["id"])
-        true = masks[..., row["class"]] > (0 if self.data.zero_one else 127)
+        image, masks = self.data.view(row["id"])
+        true = masks[..., row["class"]] > 127
         found = read_image(self.folder / str(row["class"]) / f"{row['id']}_mask.png")[..., 0] > 127
         return Example(row, image, metrics.label_instances(found), metrics.label_instances(true))

@@ -90,7 +90,8 @@ def _find_ids(folder: PreparedFolder) -> list[str]:
     path, images = folder.path, folder.images
     if not path.is_dir():
         raise InputError(
-            f"{path}: no such data folder; prepare it with preprocess_dsb2018.py, or give the folder that holds "
+            f"{path}: no such data folder; prepare it with preprocess_dsb2018.py, for the recipe nuclei with "
+            "preprocess_dsb2018.py --img_size 0 --borders, or give the folder that holds "
             "images/ and masks/"
         )
     if not images.is_dir():

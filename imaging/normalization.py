@@ -27,6 +27,20 @@ def pixel_statistics(strips: Iterable[np.ndarray]) -> PixelStatistics:
     return PixelStatistics(mean, float(np.sqrt(counts @ (levels - mean) ** 2 / total)))
 
 
+def window_statistics(strips: Iterable[np.ndarray], side: int) -> PixelStatistics:
+    """Return the statistics of a typical window of an image that shows more than background.
+
+    strips: of the image, uint8 (rows, W, 3), about `side` pixels high. They are cut into windows about `side` wide, and
+    the mean and standard deviation are averaged over those windows that vary at least half as much as the one that
+    varies most. Networks that were trained with crops need these: each crop is normalized by itself, and most crops
+    show nuclei. In an image of few nuclei, statistics of the whole would amplify the noise of the background.
+    """
+    windows = (part for strip in strips for part in np.array_split(strip, max(1, round(strip.shape[1] / side)), axis=1))
+    found = np.array([pixel_statistics([window]) for window in windows])
+    mean, std = found[found[:, 1] >= found[:, 1].max() / 2].mean(axis=0)
+    return PixelStatistics(float(mean), float(std))
+
+
 def input_table(
     normalization: str = "standard", divide_twice: bool = True, statistics: PixelStatistics | None = None
 ) -> np.ndarray:

@@ -16,7 +16,7 @@ from imaging.label_files import write_labels, write_rois
 from imaging.large_image import LargeImage
 from imaging.large_nuclei import find_large_nuclei, write_large_nuclei
 from imaging.measures import measure_nuclei, summarize
-from imaging.predictor import LargePrediction, Prediction
+from imaging.predictor import LargePrediction, Prediction, describe_diameters
 from imaging.reader import write_image
 from runtime import names
 from runtime.files import atomic_write
@@ -47,7 +47,7 @@ class NucleiGallery(Gallery):
     def __init__(self, folder: Path, total: int, settings: SplitSettings, output: NucleiOutput, pool):
         """total: number of images. pool: a BackgroundPool."""
         super().__init__(folder, total, settings.threshold, pool)
-        self.settings, self.output = settings, output
+        self.settings, self.output, self.diameters = settings, output, []
 
     def add_prediction(
         self, name: str, path: Path, image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None
@@ -81,7 +81,8 @@ class NucleiGallery(Gallery):
         summary = about | {"width": shape[1], "height": shape[0]}
         summary |= summarize(nuclei, shape, self.output.pixel_size)
         if diameter:
-            summary["assumed_diameter"] = round(diameter, 1)
+            summary["assumed_diameter"] = round(diameter * (self.output.pixel_size or 1), 2)
+            self.diameters.append(diameter)
         for column, value in reversed(about.items()):
             nuclei.insert(0, column, value)
         return nuclei, summary
@@ -113,6 +114,8 @@ class NucleiGallery(Gallery):
     def finish(self, outlines: str) -> None:
         """Write overview.png, nuclei.csv with a row for each nucleus, images.csv, and the run lengths, if wanted."""
         painted: list[_Painted] = [future.result() for future in self.futures]
+        if self.diameters:
+            print(describe_diameters(self.diameters))
         strips = [(found.summary["id"], found.strip) for found in painted if found.strip]
         sheet = drawing.contact_sheet(strips, ["image", "probability", "mask", outlines])
         write_image(self.folder / "overview.png", sheet)

@@ -1,6 +1,7 @@
 """Probabilities of an image at its own size, by a network that works at another size or scale."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -9,12 +10,15 @@ import numpy as np
 from imaging import augment, tiles
 from imaging.crops import MAX_SCALE, median_diameter, resize
 from imaging.instances import SplitSettings, find_nuclei
-from imaging.large_image import LargeImage
+from imaging.large_image import LargeImage, from_pixels
 from imaging.large_nuclei import estimate_diameter
+from imaging.normalization import input_table, to_input, window_statistics
 from imaging.tiles import Tiling
+from runtime.errors import InputError
 
 MAX_PASSES = 3  # that estimate the diameter
 CLOSE_ENOUGH = 1.15  # ratio of two estimates
+MAX_WHOLE_PIXELS = 1024 * 1024  # of an input; a UNet needs about 1.4 KB of memory for each
 FIRST_PASS_SIDE = 1024  # pixels; the first pass over a larger image is made at a smaller scale
 
 
@@ -23,6 +27,12 @@ class Prediction(NamedTuple):
 
     probability: np.ndarray
     diameter: float | None
+
+
+def describe_diameters(diameters: list[float | None]) -> str:
+    """Return a line on the diameters that the nuclei of images were taken to have; None: of no use to the network."""
+    low, middle, high = np.percentile([diameter for diameter in diameters if diameter], (0, 50, 100))
+    return f"diameter of the nuclei in pixels, by which images were scaled: {middle:.0f} ({low:.0f} to {high:.0f})"
 
 
 class LargePrediction(NamedTuple):
@@ -48,7 +58,8 @@ class Predictor:
     predict: from batches of inputs, float32 (N, 3, h, w), to probabilities (N, num_classes, h, w). normalization,
     divide_twice: of the inputs, see augment.input_maker.
     size: height and width to which the net's input is resized. crop_diameter: if it is above 0, the image is instead
-    scaled so that its nuclei have this diameter, in pixels.
+    scaled so that its nuclei have this diameter, in pixels, and divided into windows if it is then large.
+    whole_only: the network normalizes each of its inputs by itself, so that they must be whole images.
     """
 
     def __init__(
@@ -58,16 +69,19 @@ class Predictor:
         divide_twice: bool,
         size: tuple[int, int],
         crop_diameter: float = 0,
+        whole_only: bool = False,
     ):
         self.predict, self.size, self.crop_diameter = predict, size, crop_diameter
         self.normalization, self.divide_twice = normalization, divide_twice
+        self.whole_only = whole_only
         self.make_input = augment.input_maker(normalization, divide_twice)
 
     def __call__(self, image: np.ndarray, diameter: float | None = None) -> Prediction:
         """Predict an image, uint8 BGR (H, W, 3); diameter: of its nuclei in pixels; None: it is estimated if needed."""
         if not self.crop_diameter:
             # by linear interpolation, as in training
-            return Prediction(self._predict(image, cv2.resize(image, self.size[::-1])), None)
+            network_input = self.make_input(cv2.resize(image, self.size[::-1]))
+            return Prediction(self._predict(image, network_input), None)
         if diameter:
             return Prediction(self._predict_scaled(image, diameter), diameter)
         return self._estimate(image)
@@ -85,13 +99,38 @@ class Predictor:
 
     def _predict_scaled(self, image: np.ndarray, diameter: float) -> np.ndarray:
         scale = min(MAX_SCALE, self.crop_diameter / diameter)
-        return self._predict(image, resize(image, *(max(1, round(side * scale)) for side in image.shape[:2])))
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        large = from_pixels(image)
+        if height * width > MAX_WHOLE_PIXELS:
+            return np.concatenate([*self._strips(large, Tiling(scale=scale))], axis=1)
+        return self._predict(image, self._prepare(large, scale)(resize(image, height, width)))
 
-    def _predict(self, image: np.ndarray, resized: np.ndarray) -> np.ndarray:
-        """Return the probabilities of an image, predicted from its resized copy."""
-        (probability,) = next(self.predict([self.make_input(resized)[None]]))
+    def _predict(self, image: np.ndarray, network_input: np.ndarray) -> np.ndarray:
+        """Return the probabilities of an image, predicted from the input (3, h, w) that was made of it."""
+        (probability,) = next(self.predict([network_input[None]]))
         size = image.shape[1::-1]
         return np.stack([cv2.resize(np.asarray(c), size, interpolation=cv2.INTER_LINEAR) for c in probability])
+
+    def _prepare(self, image: LargeImage, scale: float) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the function that turns parts of an image into input."""
+        if self.normalization == "none":
+            return self.make_input
+        if self.normalization != "image" or not self.crop_diameter:
+            return tiles.input_function(image, self.normalization, self.divide_twice, scale)
+        side = max(self.size)
+        # strips of equal height, about that of a crop
+        rows = -(-image.shape[0] // max(1, round(image.shape[0] * scale / side)))
+        statistics = window_statistics(tiles.scaled_strips(image, scale, rows), side)
+        return partial(to_input, table=input_table("image", self.divide_twice, statistics))
+
+    def _strips(self, image: LargeImage, tiling: Tiling, progress=lambda windows: None) -> Iterator[np.ndarray]:
+        if self.whole_only:
+            raise InputError(
+                "the export normalizes each image by itself, so large images cannot be divided; export the network "
+                "with pthtar2onnx.py without --uint8"
+            )
+        prepare = self._prepare(image, tiling.scale)
+        return tiles.probability_strips(image, prepare, self.predict, tiling, progress)
 
     def predict_large(
         self,
@@ -112,8 +151,5 @@ class Predictor:
         else:
             scale = max(self.size) / tile
             diameter, tiling = None, Tiling(max(self.size), round(overlap * scale), scale)
-        prepare = self.make_input  # of a network that normalizes each window itself
-        if self.normalization != "none":
-            prepare = tiles.input_function(image, self.normalization, self.divide_twice, tiling.scale)
-        strips = tiles.probability_strips(image, prepare, self.predict, tiling, progress)
+        strips = self._strips(image, tiling, progress)
         return LargePrediction(strips, tiling, len(tiles.windows(*image.shape, tiling)), diameter)

@@ -83,9 +83,9 @@ def windows(height: int, width: int, tiling: Tiling) -> list[tuple[slice, slice]
     ]
 
 
-def scaled_strips(image: LargeImage, scale: float) -> Iterator[np.ndarray]:
-    """Yield the image from top to bottom at the scale of the net's input, for its statistics."""
-    for _, strip in image.strips():
+def scaled_strips(image: LargeImage, scale: float, rows: int = 0) -> Iterator[np.ndarray]:
+    """Yield the image from top to bottom at the scale of the net's input, for its statistics; rows: see strips."""
+    for _, strip in image.strips(rows):
         yield resize(strip, *(max(1, round(side * scale)) for side in strip.shape[:2]))
 
 

@@ -1,6 +1,6 @@
 """Search for the settings of the splitter that fit a model best."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
@@ -22,11 +22,12 @@ def tune(
     score: Callable[[np.ndarray, np.ndarray], float],
     start: SplitSettings,
     run: Callable[[Callable, Iterable], Iterable[float]] = map,
+    fixed: Collection[str] = (),
 ) -> tuple[SplitSettings, float, list[dict]]:
     """Change one setting at a time while the mean score rises; returns the best, its score, and all that was tried.
 
     images: probabilities (C, H, W) and true labels (H, W). score: of predicted and true labels. run: maps a function
-    over the images, perhaps in several processes.
+    over the images, perhaps in several threads. fixed: names of settings that are not changed.
     """
     tried: dict[SplitSettings, float] = {}
 
@@ -41,7 +42,7 @@ def tune(
     for _ in range(ROUNDS):
         before = best
         for name, values in GRID.items():
-            if name == "core_threshold" and not with_borders:
+            if name in fixed or (name == "core_threshold" and not with_borders):
                 continue
             candidates = [best, *(best._replace(**{name: value}) for value in values)]
             best = max(candidates, key=mean_score)

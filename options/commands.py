@@ -1,8 +1,9 @@
 """The command line of every script."""
 
 import argparse
+import os
 
-from options.table import ANY_SIDE, DOWNLOAD_URL, FLAGS, GROUPS, RECIPES, SEED, default_name
+from options.table import ANY_SIDE, DEFAULT_TILE, DOWNLOAD_URL, FLAGS, GROUPS, LARGE_PIXELS, RECIPES, SEED, default_name
 from runtime.argtypes import real, whole
 from runtime.flags import FlagParser, Flags
 
@@ -33,7 +34,7 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
         parser.error("--resume auto continues a run; --evaluate and --pretrained need the path of a checkpoint")
     if args.deep_supervision and args.arch == "UNet":
         parser.error("--deep_supervision True: UNet has a single head; add --arch NestedUNet")
-    if args.loss == "BorderLoss" and args.num_classes < 2:
+    if args.loss == "BorderLoss" and args.num_classes != 2:
         parser.error("--loss BorderLoss needs --num_classes 2: nuclei, and the borders between them")
     if args.profiling != "False" and args.stop_step <= args.start_step:
         parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
@@ -79,7 +80,8 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     FLAGS["dataset"].add_to(parser, "dataset", None, "inputs/<dataset> as prepared data (default: as in training)")
     parser.add_argument("--output", default="outputs/UNet_Demo", help="folder for the pictures")
     _add_nuclei(parser)
-    tile_help = "segment by windows of this side, for large images (default: 512 above 4 million pixels, else none)"
+    tile_help = "segment by windows of this side, for large images (default: "
+    tile_help += f"{DEFAULT_TILE} above {LARGE_PIXELS / 1e6:.1f} million pixels, else none)"
     parser.add_argument("--tile", type=whole(64, 8192), help=tile_help)
     parser.add_argument("--overlap", default=64, type=whole(0, 4096), help="of the windows, in pixels")
     pixel_help = "micrometers per pixel, for the table of nuclei"
@@ -92,8 +94,10 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     _add_shared(parser)
     args = parser.parse(argv)
     args.instances = args.instances or bool(args.pixel_size or args.rois or args.rle or args.tile)
-    if args.overlap >= (args.tile or 512):
-        parser.error(f"--overlap {args.overlap} must be less than --tile {args.tile or 512}")
+    if args.overlap >= (args.tile or DEFAULT_TILE):
+        parser.error(f"--overlap {args.overlap} must be less than --tile {args.tile or DEFAULT_TILE}")
+    if args.rle == "" or (args.rle and os.path.isdir(args.rle)):
+        parser.error(f"--rle {args.rle!r}: name the file to write")
     if args.tile and not args.input:
         parser.error("--tile is for images that --input names; leave it out, or add --input")
     if args.input and (args.data_path or args.dataset):
@@ -183,7 +187,7 @@ def _add_nuclei(parser: FlagParser) -> None:
         ("threshold", share, "a nucleus pixel is above this (default: as tuned, else 0.5)"),
         ("core_threshold", share, "a pixel of a nucleus's core is above this (default: as tuned, else 0.5)"),
         ("smoothing", real(0, below=10), "of the depth of nuclei, in pixels (default: as tuned, else 1)"),
-        ("neck", share, "nuclei are split where the depth falls below this share (default: as tuned, else 0.9)"),
+        ("neck", share, "nuclei are split if the depth falls below this share (default: as tuned, else 0.9)"),
         ("min_area", whole(1, 10**6), "of a nucleus, in pixels (default: as tuned, else 10)"),
         ("diameter", real(0, open_end=True, below=10_000), "of the nuclei, in pixels (default: estimated if needed)"),
     ):

@@ -15,6 +15,8 @@ NORMALIZATIONS = ("standard", "image")
 RECIPE_NAMES = ("faithful", "fast", "nuclei")
 DEVICES = ("auto", "npu", "gpu", "cuda", "cpu")
 SIDE_MULTIPLE = 16  # archs.STRIDE: four poolings halve the sides
+LARGE_PIXELS = 2048 * 2048  # demo.py finds the nuclei of an image of more by windows
+DEFAULT_TILE = 512
 DOWNLOAD_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 
 ANY_SIDE = whole(1, 4096)

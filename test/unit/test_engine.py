@@ -144,7 +144,7 @@ def test_a_run_on_an_accelerator_saves_complete_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "evaluate", lambda *_, **__: {"loss": 1.0, "iou": 0.0, "dice": 0.0})
     args = options.parse_train(["--epochs", "2", "--save_steps", "3"])
     saver = checkpoint.CheckpointSaver(tmp_path, {"arch": "UNet", "config": {}, "data": {}}, None)
-    unread = SimpleNamespace(dataset=SimpleNamespace(read=None))
+    unread = SimpleNamespace(dataset=SimpleNamespace(view=None))
     train.train(args, state, saver, SlowLoader(10, Clock(), 0), unread)
     steps = [(epoch, step, 10 * epoch + step) for epoch in (0, 1) for step in (3, 6, 9, 10)]
     expected = [(epoch + step // 10, step % 10, launched) for epoch, step, launched in steps]

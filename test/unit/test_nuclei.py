@@ -88,7 +88,7 @@ def test_the_split_is_that_of_the_training(bright) -> None:
     path = "models/bright/model_best.pth.tar"
     checkpoint = torch.load(path, weights_only=False)
     torch.save(checkpoint | {"data": {"train_images": 12, "val_images": 3, "images": 1}}, path)
-    with pytest.raises(InputError, match=r"^raw: the model was trained on other images.*pass --all"):
+    with pytest.raises(InputError, match=r"^raw: its images are not those of the training.*pass --all"):
         score_nuclei("--raw", "raw")
     assert len(score_nuclei("--raw", "raw", "--all")) == 10
 
@@ -98,6 +98,9 @@ def test_tuned_settings_are_recorded_and_used(bright, capsys) -> None:
     path = "models/bright/model_best.pth.tar"
     before = torch.load(path, weights_only=False)
     score_nuclei("--raw", "raw", "--tune", "--neck", "0.01", "--tune_images", "3")
+    assert torch.load(path, weights_only=False)["instances"]["neck"] == 0.01  # what is given is not changed
+    torch.save(before | {"instances": "of an unknown edition"}, path)
+    score_nuclei("--raw", "raw", "--tune", "--tune_images", "3")
     after = torch.load(path, weights_only=False)
     assert after["instances"]["neck"] > 0.5  # one that splits
     assert "tuned on 3 training images" in capsys.readouterr().out

@@ -259,7 +259,7 @@ def test_settings_that_are_refused(home, change, reason):
     bundle()
     edit(lambda about: about.update(change))
     with pytest.raises(InputError, match=rf"^changed\.zip/model\.onnx: {re.escape(reason)}"):
-        segment("--bundle", "changed.zip", "--output", "out")
+        segment("--bundle", "changed.zip", "--instances", "--output", "out")
     assert not Path("out").exists()
 
 

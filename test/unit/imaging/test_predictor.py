@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from imaging.predictor import Predictor
+from runtime.errors import InputError
 
 
 class Net:
@@ -67,3 +68,47 @@ def test_tiny_nuclei_enlarge_an_image_at_most_fourfold() -> None:
     net = Net()
     Predictor(net.predict, "none", False, (96, 96), crop_diameter=20)(np.zeros((30, 40, 3), np.uint8), diameter=1)
     assert net.sizes == [(120, 160)]
+
+
+class Counting(Net):
+    """Also remembers the largest input."""
+
+    def largest(self) -> int:
+        return max(height * width for height, width in self.sizes)
+
+
+@pytest.mark.parametrize("diameter", [None, 5, 20])
+def test_no_input_is_larger_than_a_million_pixels(diameter: float | None) -> None:
+    """Also if small nuclei enlarge the image, and with an estimated diameter."""
+    image = image_of_disks(3, (640, 700))
+    net = Counting()
+    found = Predictor(net.predict, "none", False, (96, 96), crop_diameter=20)(image, diameter)
+    assert net.largest() <= 1024 * 1024
+    assert found.probability.shape == (1, 640, 700)
+    if diameter != 20:
+        assert ((found.probability[0] > 0.5) == (image[..., 0] > 127)).mean() > 0.97
+
+
+def test_an_export_that_normalizes_by_itself_takes_no_windows() -> None:
+    predictor = Predictor(Net().predict, "none", False, (96, 96), crop_diameter=20, whole_only=True)
+    assert predictor(np.zeros((200, 200, 3), np.uint8), 20).probability.shape == (1, 200, 200)
+    with pytest.raises(InputError, match="so large images cannot be divided; export the network"):
+        predictor(np.zeros((600, 600, 3), np.uint8), 5)
+
+
+def test_a_sparse_image_is_normalized_like_a_crop_around_its_nuclei() -> None:
+    """By the statistics of the whole image, the background's noise would be as large as nuclei elsewhere."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(20, 2, (768, 768, 1)).clip(0, 255).astype(np.uint8).repeat(3, 2)
+    image[30:150, 30:150] = np.maximum(image[30:150, 30:150], image_of_disks(10, (120, 120)))
+    seen = []
+
+    def predict(batches):
+        for images in batches:
+            seen.append(images)
+            yield np.zeros((1, 1, *images.shape[2:]), np.float32)
+
+    Predictor(predict, "image", False, (192, 192), crop_diameter=20)(image, 20)
+    crop = image[:192, :192]
+    expected = (image.astype(float) - crop.mean()) / (crop.std() + 1e-4)
+    np.testing.assert_allclose(seen[0][0].transpose(1, 2, 0), expected.clip(-20, 20), atol=0.02)
