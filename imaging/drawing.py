@@ -152,6 +152,21 @@ def fit(image: np.ndarray, side: int = TILE_SIDE) -> np.ndarray:
     return square
 
 
+def fit_outlined(image: np.ndarray, labels: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
+    """Scale a BGR image like `fit`, and outline its nuclei afterwards, so that outlines in large images stay visible.
+
+    labels, truth: as of outline_labels.
+    """
+    scale = TILE_SIDE / max(labels.shape)
+    rows, columns = (
+        ((2 * np.arange(max(1, round(size * scale))) + 1) * size // (2 * max(1, round(size * scale))))
+        for size in labels.shape
+    )
+    small = cv2.resize(image, (len(columns), len(rows)), interpolation=cv2.INTER_AREA)
+    small_labels, small_truth = (None if found is None else found[np.ix_(rows, columns)] for found in (labels, truth))
+    return fit(outline_labels(small, small_labels, small_truth, thickness=1))
+
+
 def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], titles: list[str]) -> np.ndarray:
     """Arrange captions and their images, made by `fit`, in two columns; returns BGR. `titles` stand at the top."""
     side, gap, header, caption = TILE_SIDE, 6, 26, 18

@@ -103,4 +103,4 @@ def write_large_nuclei(
     outlined = drawing.outline_labels(shown, reduced)
     write_image(folder / "overlay" / f"{name}.png", outlined)
     highest = (probability[0] * 255).astype(np.uint8)
-    return [drawing.fit(picture) for picture in (shown, highest, mask, outlined)]
+    return [*map(drawing.fit, (shown, highest, mask)), drawing.fit_outlined(shown, reduced)]

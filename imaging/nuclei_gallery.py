@@ -107,8 +107,8 @@ class NucleiGallery(Gallery):
         strip = None
         if on_sheet:
             highest = cv2.resize(prediction.probability[0], image.shape[1::-1])
-            pictures = shown, (highest * 255).astype(np.uint8), mask, outlined
-            strip = [drawing.fit(picture) for picture in pictures]
+            pictures = shown, (highest * 255).astype(np.uint8), mask
+            strip = [*map(drawing.fit, pictures), drawing.fit_outlined(shown, labels, truth)]
         return _Painted(nuclei, summary, strip, rle.encode(labels) if self.output.submission else [])
 
     def finish(self, outlines: str) -> None:

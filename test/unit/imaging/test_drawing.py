@@ -145,3 +145,13 @@ def test_no_nuclei_have_no_outlines() -> None:
     assert not drawing.outline_labels(image, empty, empty).any()
     with pytest.raises(ValueError, match=r"\(8, 8\), not \(4, 8\)"):
         drawing.outline_labels(image, empty[:4])
+
+
+@pytest.mark.parametrize("side", [60, 192, 1200])
+def test_outlines_on_the_sheet_are_as_thick_for_large_images_as_for_small_ones(side: int) -> None:
+    labels = np.zeros((side, side), np.int32)
+    labels[side // 4 : side * 3 // 4, side // 4 : side * 3 // 4] = 1
+    tile = drawing.fit_outlined(np.zeros((side, side, 3), np.uint8), labels)
+    assert tile.shape == (drawing.TILE_SIDE, drawing.TILE_SIDE, 3)
+    colored = tile.any(axis=2)
+    assert 4 * 94 <= colored.sum() <= 4 * 98 and not colored[60:130, 60:130].any()
