@@ -63,7 +63,7 @@ class NucleiGallery(Gallery):
             seams = Seams.for_tiling(prediction.tiling)
             found = find_large_nuclei(image, prediction.strips, self.settings, labels, seams, self.output.pixel_size)
             if found.cut:
-                print(f"warning: {path}: {found.cut} nuclei may be cut at a seam; raise --overlap")
+                print(f"warning: {path}: nuclei that may be cut at a seam: {found.cut}; raise --overlap")
             row = write_large_nuclei(self.folder, name, image, labels, found.probability)
             if self.output.rois:
                 write_rois(self.folder / "rois" / f"{name}_rois.zip", labels)
