@@ -63,6 +63,7 @@ def score_nuclei(
     """Score the nuclei of images at their own size, and write them and the tables to `folder`.
 
     diameter: of the nuclei in all images, in pixels; None: it is estimated if the predictor needs it.
+    Raises InputError if there are no samples.
     """
 
     def score(sample: Sample, probability: np.ndarray) -> ImageScore:
@@ -77,6 +78,8 @@ def score_nuclei(
             prediction = predictor(sample.image, diameter)
             diameters.append(prediction.diameter)
             futures.append(pool.submit(score, sample, prediction.probability))
+    if not futures:
+        raise InputError("no image to score could be read; they are named above")
     scores = [future.result() for future in futures]
     table = image_table(scores)
     if any(diameters):
@@ -100,8 +103,11 @@ def tune_settings(
     """Find the settings with the highest mean AP on the samples, and print the search.
 
     fixed: names of settings that stay as they are in `start`. diameter: as in score_nuclei.
+    Raises InputError if there are no samples.
     """
     images = [(predictor(sample.image, diameter).probability, sample.labels) for sample in samples]
+    if not images:
+        raise InputError("--tune: no training image could be read; they are named above")
     with ThreadPoolExecutor() as pool:
         best, score, tried = tuning.tune(images, metrics.average_precision, start, pool.map, fixed)
     print(pd.DataFrame(tried).sort_values("score").to_string(index=False, float_format="{:.4f}".format))

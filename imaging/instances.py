@@ -83,7 +83,7 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
     depth = cv2.distanceTransform(cores.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * nuclei
     if settings.smoothing:
         depth = cv2.GaussianBlur(depth, (0, 0), settings.smoothing) * mask
-    # fills the valleys that are too shallow, so that only the peaks that count remain
+    # cuts each peak at its neck; peaks with a higher valley between them become one plateau
     filled = reconstruction(depth * settings.neck, depth)
     peaks = local_maxima(filled) & mask
     regions = label_regions(mask, connectivity=2)

@@ -48,4 +48,5 @@ def tune(
             best = max(candidates, key=mean_score)
         if best == before:
             break
-    return best, tried[best], [{**settings._asdict(), "score": value} for settings, value in tried.items()]
+    score_of_best = mean_score(best)  # which is not known yet if all settings are fixed
+    return best, score_of_best, [{**settings._asdict(), "score": value} for settings, value in tried.items()]

@@ -2,18 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers.drawn_nuclei import disks
 from scipy.ndimage import distance_transform_edt
 
 from imaging.borders import find_borders
-
-
-def disks(size: tuple[int, int], *circles: tuple[float, float, float]) -> np.ndarray:
-    """Label images of circles (y, x, radius); later ones lie above earlier ones."""
-    y, x = np.indices(size)
-    labels = np.zeros(size, np.int32)
-    for label, (center_y, center_x, radius) in enumerate(circles, 1):
-        labels[(y - center_y) ** 2 + (x - center_x) ** 2 <= radius**2] = label
-    return labels
 
 
 def by_distance(labels: np.ndarray, slack: float) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.drawn_nuclei import disks
 from scipy import ndimage
 
 from imaging.instances import (
@@ -18,15 +19,6 @@ from imaging.instances import (
     label_masks,
 )
 from runtime.errors import InputError
-
-
-def disks(size: tuple[int, int], *circles: tuple[float, float, float]) -> np.ndarray:
-    """Labels of circles (y, x, radius)."""
-    y, x = np.indices(size)
-    labels = np.zeros(size, np.int32)
-    for label, (center_y, center_x, radius) in enumerate(circles, 1):
-        labels[(y - center_y) ** 2 + (x - center_x) ** 2 <= radius**2] = label
-    return labels
 
 
 def to_probability(labels: np.ndarray, blur: float = 1) -> np.ndarray:

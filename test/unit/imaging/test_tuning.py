@@ -44,3 +44,13 @@ def test_core_thresholds_are_tried_if_there_are_borders() -> None:
     probability = np.concatenate([blurred_square(20, 0.9), blurred_square(0, 0)])
     *_, tried = tuning.tune([(probability, (probability[0] > 0.5).astype(np.int32))], iou_of_masks, SplitSettings())
     assert {row["core_threshold"] for row in tried} >= set(tuning.GRID["core_threshold"])
+
+
+def test_given_settings_are_not_changed_also_if_they_are_all() -> None:
+    probability = blurred_square(20, 0.45)
+    images = [(probability, (probability[0] > 0.4).astype(np.int32))]
+    start = SplitSettings(neck=0.33)
+    best, score, tried = tuning.tune(images, iou_of_masks, start, fixed=["neck", "threshold"])
+    assert (best.neck, best.threshold, score) == (0.33, 0.5, 0) and {row["neck"] for row in tried} == {0.33}
+    best, score, tried = tuning.tune(images, iou_of_masks, start, fixed=SplitSettings._fields)
+    assert (best, score, len(tried)) == (start, 0, 1)
