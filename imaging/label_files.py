@@ -40,19 +40,25 @@ def read_labels(path: Path) -> np.ndarray:
     return tifffile.imread(path).astype(np.int32)
 
 
+def import_roi() -> type:
+    """Return roifile's class of regions; raises InputError if the package is not installed."""
+    try:
+        from roifile import ImagejRoi  # here, because few users need it and it is not in requirements.txt
+    except ImportError as error:
+        raise InputError("--rois needs the package roifile: run `pip install roifile`") from error
+    return ImagejRoi
+
+
 def write_rois(path: Path, labels: np.ndarray) -> None:
     """Write the outline of each nucleus of a label image (H, W) as a region of interest in a zip that ImageJ opens.
 
     Raises InputError if the package roifile is not installed.
     """
-    try:
-        from roifile import ImagejRoi  # here, because few users need it and it is not in requirements.txt
-    except ImportError as error:
-        raise InputError("--rois needs the package roifile: run `pip install roifile`") from error
+    roi_type = import_roi()
     with atomic_write(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for nucleus in regionprops(labels):
             top_left = np.array([nucleus.bbox[1], nucleus.bbox[0]])
-            roi = ImagejRoi.frompoints(outline(nucleus.image) + top_left, name=str(nucleus.label))
+            roi = roi_type.frompoints(outline(nucleus.image) + top_left, name=str(nucleus.label))
             archive.writestr(f"{nucleus.label:05d}.roi", roi.tobytes())
 
 

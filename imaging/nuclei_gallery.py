@@ -12,7 +12,7 @@ from imaging import drawing, rle
 from imaging.blocks import Seams, labels_on_disk
 from imaging.gallery import Gallery
 from imaging.instances import SplitSettings, find_nuclei
-from imaging.label_files import write_labels, write_rois
+from imaging.label_files import import_roi, write_labels, write_rois
 from imaging.large_image import LargeImage
 from imaging.large_nuclei import find_large_nuclei, write_large_nuclei
 from imaging.measures import measure_nuclei, summarize
@@ -45,7 +45,9 @@ class NucleiGallery(Gallery):
     """Writes each image's nuclei under `folder`: outlines, label images, a table of nuclei, a table of images."""
 
     def __init__(self, folder: Path, total: int, settings: SplitSettings, output: NucleiOutput, pool):
-        """total: number of images. pool: a BackgroundPool."""
+        """total: number of images. pool: a BackgroundPool. Raises InputError if `output` needs a missing package."""
+        if output.rois:
+            import_roi()  # before anything is written
         super().__init__(folder, total, settings.threshold, pool)
         self.settings, self.output, self.diameters = settings, output, []
 

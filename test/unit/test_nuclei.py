@@ -1,5 +1,7 @@
 """val.py and demo.py find nuclei: scores, label images, tables and run lengths, with a net that needs no training."""
 
+import sys
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -219,3 +221,12 @@ def test_a_large_image_that_is_damaged_in_the_middle_does_not_end_the_others(bri
     assert "a.tif: its values, of compression ADOBE_DEFLATE, cannot be decoded" in capsys.readouterr().err
     assert set(pd.read_csv("outputs/UNet_Demo/nuclei.csv")["id"]) == {"b"}
     assert [path.name for path in (bright / "outputs" / "UNet_Demo" / "labels").iterdir()] == ["b_labels.tif"]
+
+
+def test_without_roifile_nothing_is_written(bright, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "roifile", None)
+    (bright / "mine").mkdir()
+    cv2.imwrite("mine/a.png", draw()[0])
+    with pytest.raises(InputError, match="--rois needs the package roifile"):
+        segment("--input", "mine", "--rois", "--output", "out")
+    assert not (bright / "out").exists()
