@@ -93,8 +93,8 @@ def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: Prep
 
     Returns its "id", the "size" of the raw image as text, the number of its "nuclei", the "marked" share of its pixels,
     and "notes", "remarks" and "kinds", see RawSample; or "id" and the reason why it is "skipped", with "marked" if that
-    is known. A mask is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel for pixel what
-    the older editions wrote.
+    is known. The mask of the nuclei is resized as 0/1 floats and truncated to uint8, so that its edges are soft: pixel
+    for pixel what the older editions wrote. Borders are too thin to be resized; they are found in resized nuclei.
     """
     try:
         sample = compose(raw, img_id, settings.channel)
@@ -104,12 +104,13 @@ def prepare_one(raw: RawSet, img_id: str, target: PreparedFolder, settings: Prep
     marked = float(nuclei.mean())
     if sample.too_dense and not settings.dense_masks:
         return {"id": img_id, "skipped": sample.too_dense, "marked": marked}
-    masks = [nuclei, find_borders(sample.labels)] if settings.borders else [nuclei]
     size = (settings.size, settings.size) if settings.size else sample.image.shape[1::-1]
     write_image(target.image_path(img_id), cv2.resize(sample.image, size))
-    for k, mask in enumerate(masks):
-        soft_mask = (cv2.resize(mask.astype(np.float64), size) * 255).astype(np.uint8)
-        write_image(target.mask_path(img_id, k), soft_mask)
+    soft_mask = (cv2.resize(nuclei.astype(np.float64), size) * 255).astype(np.uint8)
+    write_image(target.mask_path(img_id, 0), soft_mask)
+    if settings.borders:
+        labels = cv2.resize(sample.labels, size, interpolation=cv2.INTER_NEAREST)
+        write_image(target.mask_path(img_id, 1), find_borders(labels).astype(np.uint8) * 255)
     return {
         "id": img_id,
         "size": f"{sample.image.shape[1]}×{sample.image.shape[0]}",

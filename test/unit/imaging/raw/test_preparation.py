@@ -17,6 +17,8 @@ import pytest
 from conftest import ROOT, run
 from helpers.sample_raw_data import as_zip, contents, old_preparation, prepare, write_raw
 
+from imaging.checks import check_dataset
+from imaging.prepared import PreparedFolder
 from imaging.raw import synthetic
 from runtime.errors import InputError
 
@@ -250,3 +252,19 @@ def test_ids_that_look_like_flags_are_prepared_and_unprintable_ones_are_skipped(
         r"\udcff",
     ]
     assert re.fullmatch(r"[\n -~×核…]*", out)
+
+
+@pytest.mark.parametrize("size", [32, 48, 96, 0])
+def test_borders_of_every_size_can_be_trained_on(tmp_path, size):
+    """Resized like the nuclei, thin borders would be gray, and training would refuse them."""
+    synthetic.write_raw_set(tmp_path / "raw", 8, seed=4)
+    prepare("--input", tmp_path / "raw", "--img_size", size, "--borders", "--output", tmp_path / "out")
+    borders = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (tmp_path / "out/masks/1").iterdir()]
+    assert len(borders) == 8 and set(np.unique(np.concatenate([mask.ravel() for mask in borders]))) == {0, 255}
+    folder = PreparedFolder(tmp_path / "out", ".png", ".png", 2, 0)
+    assert len(check_dataset(folder, skip_bad=False).ids) == 8
+    for img_id in folder.list_ids():
+        _, masks = folder.read(img_id)
+        # a border runs along nuclei
+        near = cv2.dilate(masks[..., 0], np.ones((11, 11)))
+        assert not masks[..., 1][near == 0].any()
