@@ -33,7 +33,9 @@ def train_one_epoch(
     stop: Callable[[], bool] = lambda: False,
     callbacks: Iterable[Callable[[], None]] = (),
 ) -> dict[str, float]:
-    """Train for one epoch, or for what is left of it, and print a line for each step; returns loss, iou and fps.
+    """Train for one epoch, or for what is left of it; returns loss, iou and fps.
+
+    Prints a line for each step, and the speed at the end.
 
     stop: tells if this process was asked to stop. callbacks: are called after each step, outside the step's time.
     Raises DivergedError if a loss is not finite, and Interrupted in all processes if any was asked to stop.
@@ -70,7 +72,9 @@ def evaluate(
     on_batch: Callable[[Tensor, Tensor, list[str]], None] = lambda logits, target, ids: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Run one pass over a validation loader and print a line for each batch; returns loss, iou and dice.
+    """Run one pass over a validation loader; returns loss, iou and dice.
+
+    Prints a line for each batch, and the IoU at the end.
 
     Each value is averaged over the batches, weighted by their size ("batch IoU"), as in the published tables.
     on_batch: gets the logits and targets, both (N, num_classes, H, W), and the ids of each batch of this process.
@@ -160,7 +164,7 @@ def check_architecture(checkpoint: dict, path: Path, flags: Mapping[str, object]
 
 
 def init_from_pretrained(state: TrainingState, checkpoint: dict, path: Path) -> None:
-    """Load weights for a new run, except heads of other classes; raises InputError if another weight differs."""
+    """Load weights for a new run, except heads of another shape; raises InputError if another weight does not fit."""
     weights, own = checkpoint["state_dict"], state.precision.weights()
     differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     body = [name for name in differing if not name.startswith("final")]
@@ -175,7 +179,8 @@ def load_model(
 ) -> tuple[nn.Module, dict]:
     """Load a checkpoint; returns its net, ready for evaluation on the device, and the checkpoint.
 
-    any_channels: accept nets that take more or fewer than 3. Raises InputError if the architecture is not known.
+    any_channels: accept nets that take more or fewer than 3. trust: see load_checkpoint. half: compute in half
+    precision. Raises InputError if the architecture is not known.
     """
     checkpoint = load_checkpoint(path, trust)
     try:

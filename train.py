@@ -27,7 +27,7 @@ from runtime.session import Runtime, interruptible, start_session
 from runtime.settings import apply_recorded_settings, check_same_run, recorded_settings
 from runtime.state import ModelEma, TrainingState
 
-# options.OPTIMIZERS and options.SCHEDULERS list the names
+# The names stand a second time in options/table.py, which must not import torch: add new ones there too.
 OPTIMIZERS = {
     "Adam": lambda model, args, runtime, level: precision.adam(
         model.parameters(), runtime, level, lr=args.lr, weight_decay=args.weight_decay
@@ -65,18 +65,18 @@ SCHEDULERS = {
 
 
 def main(args: Namespace) -> None:
-    """The recipe, in order."""
+    """Open the checkpoint of `--resume`, the data and the model, restore the run, and train."""
     folder = utils.run_folder(args.name)
     with start_session(args, folder) as runtime:
         utils.seed_everything(args.seed)
         if args.evaluate:
             evaluate_checkpoint(args, runtime)
             return
-        checkpoint, path = open_checkpoint(args, folder, runtime)
+        checkpoint, path = open_checkpoint(args, folder, runtime)  # first: it says how images are prepared
         train_loader, val_loader = build_loaders(args, runtime)
         state = build_state(args, runtime, steps_per_epoch=len(train_loader))
         data = dataset.describe(train_loader.dataset, val_loader.dataset)
-        resumed = None if args.pretrained else path
+        resumed = None if args.pretrained else path  # a run that starts from weights continues no checkpoint
         if args.pretrained:
             engine.init_from_pretrained(state, checkpoint, path)
         elif checkpoint:
@@ -140,7 +140,7 @@ def evaluate_checkpoint(args: Namespace, runtime: Runtime) -> None:
 
 
 def open_checkpoint(args: Namespace, folder: Path, runtime: Runtime) -> tuple[dict | None, Path | None]:
-    """Load the checkpoint of `--resume`, if any, and set how its net expects images; returns it and its path."""
+    """Load the checkpoint of `--resume`, if any, and prepare images as it records; returns it and its path."""
     checkpoint, path = None, find_checkpoint(args.resume, folder)
     if path:
         checkpoint, path = load_latest_checkpoint(path, args.trust_checkpoint)
@@ -153,7 +153,7 @@ def open_checkpoint(args: Namespace, folder: Path, runtime: Runtime) -> tuple[di
 
 
 def build_loaders(args: Namespace, runtime: Runtime) -> tuple[DataLoader | None, DataLoader]:
-    """Check the data, split it, and return the loaders for training (None to evaluate only) and validation."""
+    """Return the loaders for training (None to evaluate only) and validation; checks data, and that all ranks agree."""
     cache_mb = 0 if args.evaluate else args.cache_mb  # a single pass over the validation images needs none
     train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation)
     flags = {name: value for name, value in vars(args).items() if name not in options.LOCAL_FLAGS}
@@ -169,7 +169,7 @@ def build_loaders(args: Namespace, runtime: Runtime) -> tuple[DataLoader | None,
 def build_state(args: Namespace, runtime: Runtime, steps_per_epoch: int) -> TrainingState:
     """Build the model, its EMA, the optimizer with its precision, and the scheduler."""
     model = engine.build_model(args, runtime)
-    ema = ModelEma(model, args.ema) if args.ema else None
+    ema = ModelEma(model, args.ema) if args.ema else None  # of the fp32 weights, before they become half
     level = precision.choose_opt_level(args.amp, args.opt_level, args.precision_mode, runtime)
     optimizer = OPTIMIZERS[args.optimizer](model, args, runtime, level)
     prepared = precision.prepare(model, optimizer, runtime, level, args.loss_scale)
@@ -180,7 +180,7 @@ def build_state(args: Namespace, runtime: Runtime, steps_per_epoch: int) -> Trai
 
 
 def has_finished(state: TrainingState, args: Namespace, path: Path) -> bool:
-    """Are all epochs done? If so, print which flag to raise."""
+    """Is nothing left to train? If so, print which flag to raise."""
     if state.epoch >= args.epochs:
         another_schedule = args.scheduler in options.WITH_EPOCHS[1]
         remedy = f"; raise --epochs{' and pass --resume_anyway' if another_schedule else ''}"

@@ -112,7 +112,7 @@ class Apex(Precision):
         self.optimizer.zero_grad()
         with self.amp.scale_loss(loss, self.optimizer) as scaled:
             scaled.backward()
-        self.optimizer.step()  # apex skips it after an overflow, and prints that
+        self.optimizer.step()  # with a dynamic scale, apex skips it after an overflow, and prints that
         return 0
 
     def state_dict(self) -> dict:

@@ -80,7 +80,7 @@ class TrainingState:
         return self.precision.optimizer.param_groups[0]["lr"]
 
     def after_step(self) -> None:
-        """Update the EMA and, if it changes with each step, the learning rate."""
+        """Update the EMA, and step a scheduler that steps after each training step; also if the step was skipped."""
         if self.ema:
             self.ema.update(self.precision.weights())
         # not after the very last step: OneCycleLR would raise, and the log is to show that step's learning rate

@@ -26,8 +26,10 @@ device_id=0
 epochs=
 default_epochs=100
 batch_size=16
-lr=1e-3
+lr=
+default_lr=1e-3
 optimizer=
+default_optimizer=Adam
 num_workers=4
 name=
 resume=             # auto, or a file
@@ -59,8 +61,9 @@ $summary
   --device_id=N           $device_id_help
   --epochs=N              epochs to train (default: ${default_epochs:-that of the recipe})
   --batch_size=N          images per step, over all processes (default: $batch_size)
-  --lr=X                  initial learning rate (default: $lr)
-  --optimizer=NAME        Adam, AdamW or SGD (default: Adam; with must_keep_origin_dtype: SGD)
+  --lr=X                  initial learning rate (default: ${default_lr:-that of the recipe})
+  --optimizer=NAME        Adam, AdamW or SGD (default: ${default_optimizer:-that of the recipe}; with
+                          must_keep_origin_dtype: SGD)
   --num_workers=N         data loading processes, over all processes of the run (default: $num_workers)
   --name=NAME             folder of the run below models/ (default: dsb2018_96_UNet_woDS$name_suffix; --dataset, --arch,
                           --deep_supervision and --recipe change the default)
@@ -112,7 +115,8 @@ parse_flags() {
             --num_gpus=*) set_num_gpus "$value" ;;
             --name=*) name=$value ;;
             --recipe=*)
-                [[ $kind == perf ]] || default_epochs= # the recipe has its own default
+                default_lr='' default_optimizer='' # the recipe has its own defaults
+                [[ $kind == perf ]] || default_epochs=
                 other_flags+=("$arg")
                 ;;
             --resume=*)
@@ -142,6 +146,7 @@ parse_flags() {
     require_number 'The device id' "$device_id" whole
     require_number --batch_size "$batch_size" positive
     epochs=${epochs:-$default_epochs}
+    lr=${lr:-$default_lr}
 }
 
 on_ascend() { command -v npu-smi >/dev/null || [[ -d /usr/local/Ascend ]]; }
@@ -221,18 +226,18 @@ continues_run() { [[ -n $resume && $kind != eval && " ${other_flags[*]} " != *' 
 
 # Sets python, train_args, run_name, case_name and the names of the output files; removes old files of these names.
 prepare() {
-    local default_optimizer=Adam
     load_ascend_environment
     find_python
     train_args=(
         "${train_defaults[@]}" "--device_id=$device_id" ${epochs:+"--epochs=$epochs"} "--batch_size=$batch_size"
-        "--lr=$lr" "--num_workers=$num_workers"
+        ${lr:+"--lr=$lr"} "--num_workers=$num_workers"
     )
     if [[ $precision_mode == must_keep_origin_dtype ]]; then
         default_optimizer=SGD
         train_args+=(--no-amp)
     fi
-    train_args+=("--optimizer=${optimizer:-$default_optimizer}" ${precision:+"$precision"} "${other_flags[@]}")
+    optimizer=${optimizer:-$default_optimizer}
+    train_args+=(${optimizer:+"--optimizer=$optimizer"} ${precision:+"$precision"} "${other_flags[@]}")
     check_flags "${train_args[@]}" ${name:+"--name=$name"} ${resume:+"--resume=$resume"}
     run_name=${name:-$default_name$name_suffix}
     resolve_data_path

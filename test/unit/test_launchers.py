@@ -235,6 +235,13 @@ def test_default_name_and_epochs_follow_the_flags(
     assert f"--name={name}" in repo.argv()
 
 
+@pytest.mark.parametrize("flags", [["--recipe=nuclei"], ["--lr=3e-3", "--recipe=nuclei", "--optimizer=SGD"]])
+def test_a_recipe_keeps_its_own_optimizer_and_rate(repo: Repository, flags: list[str]):
+    assert repo.launch("--data_path=inputs/dsb2018_96", *flags).returncode == 0
+    given = [flag for flag in flags if not flag.startswith("--recipe")]
+    assert sorted(a for a in repo.argv() if a.startswith(("--lr", "--optimizer"))) == given
+
+
 def test_default_data_path_follows_the_dataset(repo: Repository):
     done = repo.launch("--dataset=mine")
     assert (done.returncode, done.stderr) == (1, '[Error] para "data_path" must be configured\n')
