@@ -14,7 +14,7 @@ python train.py inputs/dsb2018_192_borders --device cpu --amp --channels_last --
 python train.py --device cpu --amp --channels_last --resume auto --name nuclei --recipe nuclei
 
 # Connected regions: nothing falls below a neck of 0. All settings are given, so that tuned ones have no effect.
-python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --threshold 0.5 --core_threshold 0 --smoothing 0 --neck 0 --min_area 1 --output outputs/regions
+python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --threshold 0.5 --smoothing 0 --neck 0 --min_area 1 --output outputs/regions
 
 # The settings of the splitter are found on training images alone.
 python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --tune

@@ -15,14 +15,14 @@ from runtime.errors import InputError
 class SplitSettings(NamedTuple):
     """How probabilities become nuclei; `val.py --tune` finds the values for a model.
 
-    threshold: a pixel belongs to a nucleus if its probability is above it. core_threshold: to the core of a nucleus, if
-    its probability of being inside a nucleus and at no border is above it; only for models that predict borders.
-    smoothing: of the depth, standard deviation in pixels. neck: two peaks of the depth are two nuclei if the depth
-    between them falls below this share of the lower peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
+    threshold: a pixel belongs to a nucleus if its probability is above it. border_weight: from 0 to 1, by how much a
+    border lowers the depth; only for models that predict borders. smoothing: of the depth, standard deviation in
+    pixels. neck: two peaks of the depth are two nuclei if the depth between them falls below this share of the lower
+    peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
     """
 
     threshold: float = 0.5
-    core_threshold: float = 0.5
+    border_weight: float = 0.25
     smoothing: float = 1.0
     neck: float = 0.9
     min_area: int = 10
@@ -72,15 +72,14 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
 
     probability: in [0, 1], (C, H, W); class 0 are the nuclei, class 1, if there is one, the borders between nuclei.
     The pixels above the threshold, with holes filled, are split by a watershed that starts at the peaks of the depth:
-    the distance to the outside of the cores times the probability. Which peaks count depends on their neck alone, so
-    that nuclei of all sizes are split alike.
+    the distance to the outside times the probability, less where there is a border. Which peaks count depends on their
+    neck alone, so that nuclei of all sizes are split alike.
     """
     nuclei = probability[0]
     mask = fill_holes(nuclei > settings.threshold)
-    cores = mask
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * nuclei
     if len(probability) > 1:
-        cores = mask & (nuclei * (1 - probability[1]) > settings.core_threshold)
-    depth = cv2.distanceTransform(cores.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * nuclei
+        depth *= 1 - settings.border_weight * probability[1]
     if settings.smoothing:
         depth = cv2.GaussianBlur(depth, (0, 0), settings.smoothing) * mask
     # cuts each peak at its neck; peaks with a higher valley between them become one plateau
@@ -89,7 +88,7 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
     regions = label_regions(mask, connectivity=2)
     has_peak = np.zeros(regions.max() + 1, bool)
     has_peak[regions[peaks]] = True
-    # a region without a peak, as one that has no core or fills the whole image, is one nucleus
+    # a region without a peak, as one that fills the whole image, is one nucleus
     peaks |= mask & ~has_peak[regions]
     return drop_small(watershed(-depth, label_regions(peaks, connectivity=2), mask=mask), settings.min_area)
 

@@ -185,7 +185,7 @@ def _add_nuclei(parser: FlagParser) -> None:
     share = real(0, below=1)
     for name, kind, text in (
         ("threshold", share, "a nucleus pixel is above this (default: as tuned, else 0.5)"),
-        ("core_threshold", share, "a pixel of a nucleus's core is above this (default: as tuned, else 0.5)"),
+        ("border_weight", real(0, below=1.001), "how much a border lowers the depth (default: as tuned, else 0.25)"),
         ("smoothing", real(0, below=10), "of the depth of nuclei, in pixels (default: as tuned, else 1)"),
         ("neck", share, "nuclei are split if the depth falls below this share (default: as tuned, else 0.9)"),
         ("min_area", whole(1, 10**6), "of a nucleus, in pixels (default: as tuned, else 10)"),

@@ -66,7 +66,7 @@ GROUPS = {
             "color shifts; warps: affine and elastic warps instead of them; nuclei: turns, colors, brightness, noise",
             AUGMENTATIONS, fast="turns", nuclei="nuclei", same_run=True),
         "crop_diameter": Flag(0.0, real(0, below=4096), "cut the inputs out of images scaled so that their nuclei have "
-            "this diameter, in pixels; 0: resize whole images", nuclei=20.0, same_run=True, input=True),
+            "this diameter, in pixels; 0: resize whole images", nuclei=24.0, same_run=True, input=True),
         "normalization": Flag("standard", None,
             "standard: by the published mean and std; image: by the mean and std of each image", NORMALIZATIONS,
             fast="image", nuclei="image", same_run=True, input=True),

@@ -22,6 +22,22 @@ def test_the_diameter_is_the_median_of_the_regions_without_borders(white: int) -
     assert halves == pytest.approx(2 * np.sqrt(area / np.pi), rel=0.03)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_median_counts_each_pixel_of_a_nucleus(seed: int) -> None:
+    areas = np.random.default_rng(seed).integers(10, 400, 30)
+    labels = np.repeat(np.arange(31), [500, *areas]).reshape(1, -1)
+    each = np.repeat(2 * np.sqrt(areas / np.pi), areas)
+    assert median_diameter(labels) == pytest.approx(np.percentile(each, 50, method="inverted_cdf"))
+
+
+def test_many_specks_do_not_change_the_diameter() -> None:
+    labels = disk((200, 200), (60, 60), 30) // 255 + 2 * (disk((200, 200), (140, 140), 30) // 255).astype(np.int32)
+    diameter = median_diameter(labels)
+    for index in range(60):
+        labels[2 * (index // 10) : 2 * (index // 10) + 1, 20 * (index % 10) : 20 * (index % 10) + 12] = 3 + index
+    assert median_diameter(labels) == diameter == pytest.approx(60, rel=0.02)
+
+
 def test_without_nuclei_there_is_no_diameter() -> None:
     assert typical_diameter(np.zeros((20, 20, 1), np.uint8)) is None
     specks = np.zeros((20, 20), np.int32)

@@ -69,10 +69,20 @@ def test_borders_split_what_the_shape_does_not_show() -> None:
     probability[0, 10:30, 10:70] = 0.95  # a bar
     assert find_nuclei(probability, SplitSettings()).max() == 1
     probability[1, :, 38:42] = 0.9
-    found = find_nuclei(probability, SplitSettings())
+    found = find_nuclei(probability, SplitSettings(border_weight=0.5))
     true = np.zeros((40, 80), int)
     true[10:30, 10:40], true[10:30, 40:70] = 1, 2
     assert same_nuclei(found, true, 0.95)
+    assert find_nuclei(probability, SplitSettings(border_weight=0)).max() == 1
+
+
+def test_a_faint_border_splits_only_if_the_depth_falls_below_the_neck() -> None:
+    probability = np.zeros((2, 40, 200), np.float32)
+    probability[0, 10:30, 10:190] = 1  # a bar, whose depth is 10 along its middle
+    probability[1, :, 90:110] = 0.4
+    for weight, neck, count in ((1.0, 0.65, 2), (1.0, 0.55, 1), (0.5, 0.85, 2), (0.5, 0.75, 1)):
+        settings = SplitSettings(border_weight=weight, neck=neck, smoothing=0)
+        assert find_nuclei(probability, settings).max() == count, (weight, neck)
 
 
 def test_thresholds_are_exclusive_and_holes_are_filled_but_not_across_the_edge() -> None:
@@ -133,7 +143,7 @@ def test_given_settings_come_before_recorded_ones_and_these_before_the_defaults(
     chosen = choose_settings(recorded, {"threshold": None, "neck": 0.7, "min_area": 4}, Path("m"))
     assert chosen == SplitSettings(threshold=0.3, neck=0.7, min_area=4)
     assert choose_settings(None, {}, Path("m")) == SplitSettings()
-    assert describe_settings(chosen).startswith("threshold 0.3, core_threshold 0.5, ")
+    assert describe_settings(chosen).startswith("threshold 0.3, border_weight 0.25, ")
 
 
 @pytest.mark.parametrize(
