@@ -5,6 +5,7 @@ import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +42,14 @@ def train_one_epoch(
     Raises DivergedError if a loss is not finite, and Interrupted in all processes if any was asked to stop.
     """
     state.net.train()
-    logger, runtime = state.logger, state.runtime
+    logger, step = state.logger, partial(training_step, state, criterion)
     for images, target, meta in logger.batches(loader, state.epoch):
-        images = images.to(runtime.device, non_blocking=True)
-        target = target.to(runtime.device, non_blocking=True)
-        output = state.net(images)
-        loss = criterion(output, target)
-        skipped = state.precision.step(loss)
-        iou = iou_score(final_head(output).detach(), target)
-        unreadable = report_unreadable(meta)
-        logger.record(len(images), loss, iou, skipped, unreadable, stop())
+        state.precision.copy_rates()
+        numbers = state.step_graph(step, images, target)
+        logger.record(len(images), numbers, report_unreadable(meta), stop())
         if logger.is_last_step:
             # so that validation and the checkpoint use BatchNorm statistics of all images, not of one process's share
-            runtime.mean_(statistics(state.model).values())
+            state.runtime.mean_(statistics(state.model).values())
         state.after_step()
         with logger.paused():
             for callback in callbacks:
@@ -61,6 +57,18 @@ def train_one_epoch(
         if logger.stop_requested:
             raise Interrupted
     return logger.finish_epoch()
+
+
+def training_step(state: TrainingState, criterion: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Do a step; returns its loss, its IoU, and 1 if it was skipped, else 0, on the device.
+
+    It may be captured as a graph, see StepGraph: it must not read what the device computes.
+    """
+    output = state.net(images)
+    loss = criterion(output, target)
+    skipped = state.precision.step(loss)
+    iou = iou_score(final_head(output).detach(), target)
+    return state.runtime.to_tensor(loss, iou, skipped)
 
 
 @torch.inference_mode()
@@ -152,7 +160,8 @@ def build_model(args: Namespace, runtime: Runtime) -> nn.Module:
     model = archs.ARCHS[args.arch](args.num_classes, args.input_channels, args.deep_supervision).to(runtime.device)
     if args.sync_bn:
         model = convert_sync_batchnorm(model, runtime)
-    return to_channels_last(model, runtime) if args.channels_last else model
+    channels_last = runtime.supports_channels_last if args.channels_last is None else args.channels_last
+    return to_channels_last(model, runtime) if channels_last else model
 
 
 def check_architecture(checkpoint: dict, path: Path, flags: Mapping[str, object]) -> None:

@@ -176,7 +176,9 @@ def build_state(args: Namespace, runtime: Runtime, steps_per_epoch: int) -> Trai
     scheduler = SCHEDULERS[args.scheduler](prepared.optimizer, args, steps_per_epoch)
     net = engine.wrap_ddp(prepared.model, runtime)
     logger = utils.MetricLogger(runtime, args.save_steps)
-    return TrainingState(net, prepared, ema, scheduler, logger, args.epochs, steps_per_epoch)
+    state = TrainingState(net, prepared, ema, scheduler, logger, args.epochs, steps_per_epoch)
+    state.use_graph(args.cuda_graph, args.profiling != "False")
+    return state
 
 
 def has_finished(state: TrainingState, args: Namespace, path: Path) -> bool:

@@ -86,9 +86,12 @@ class MetricLogger:
     def is_save_step(self) -> bool:
         return self.save_steps > 0 and self.current % self.save_steps == 0
 
-    def record(self, batch_size: int, loss, iou, skipped, unreadable: int, stop: bool) -> None:
-        """Take in a step's numbers of this process, or tensors of one number, and print what has arrived."""
-        values = self.runtime.sum_async(loss, iou, self.waited, skipped, unreadable, stop)
+    def record(self, batch_size: int, numbers: torch.Tensor, unreadable: int, stop: bool) -> None:
+        """Take in a step of this process, and print what has arrived.
+
+        numbers: loss, IoU, and 1 if the step was skipped, else 0. The next step may overwrite them.
+        """
+        values = self.runtime.sum_async(numbers, self.waited, unreadable, stop)
         self.pending.append((self.current, batch_size, values))
         read_at_once = self.is_save_step or self.current in self.read_at_once
         max_pending = 0 if read_at_once else int(self.runtime.is_accelerator)
@@ -101,7 +104,7 @@ class MetricLogger:
         now = time.perf_counter()
         seconds, self.step_start = now - self.step_start, now
         # a plain mean, since all processes have equally large shares of the batch
-        loss, iou, waited, skipped = (total / world_size for total in totals)
+        loss, iou, skipped, waited = (total / world_size for total in totals)
         if not math.isfinite(loss):
             raise DivergedError(f"the loss is {loss} in epoch {self.epoch + 1}, step {step}")
         self.step, self.batch_size = step, batch_size * world_size

@@ -20,7 +20,10 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
             group.add_argument(
                 "--no_amp", dest="amp", action="store_false", help="no mixed precision (default: by device)"
             )
-    parser.set_defaults(amp=None, **_recipe_defaults(argv))
+            group.add_argument(
+                "--no_channels_last", dest="channels_last", action="store_false", help="keep them in NCHW"
+            )
+    parser.set_defaults(amp=None, channels_last=None, **_recipe_defaults(argv))
     args = parser.parse(argv)
     if args.amp and args.precision_mode == "must_keep_origin_dtype":
         parser.error("--amp and --precision_mode must_keep_origin_dtype exclude each other: give one of them")

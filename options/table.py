@@ -116,12 +116,14 @@ GROUPS = {
         "hf32": Flag(False, None, "switch HF32 (NPU) or TF32 (CUDA) on"),
         "fp32": Flag(False, None, "switch HF32 (NPU) or TF32 (CUDA) off"),
         "bin_mode": Flag(0, int, "1: precompiled operators on the NPU", (0, 1)),
-        "channels_last": Flag(False, None, "keep the weights in NHWC; not on NPUs"),
+        "channels_last": Flag(None, None, "keep the weights in NHWC (default: by device)"),
     },
     "device": {
         "device": Flag("auto", None, "auto: NPU, then CUDA GPU, then CPU", DEVICES),
         "device_id": Flag(None, whole(0), "its number; ASCEND_DEVICE_ID has priority (default: 0, or the local rank)",
             local=True),
+        "cuda_graph": Flag("auto", None, "launch a training step as one CUDA graph; auto: if possible",
+            ("auto", "on", "off"), local=True),
     },
     "several processes": {
         "rank_id": Flag(0, whole(0), "rank of this process in a launch by hand", local=True),

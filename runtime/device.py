@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,45 @@ class PendingValues:
 
     values: torch.Tensor  # on the CPU
     copied: object = None  # the device's event for the end of the copy; None if there is nothing to wait for
+    order: tuple[float | None, ...] = ()  # numbers of the host among which the values belong, at each None
 
     def wait(self) -> list[float]:
         if self.copied is not None:
             self.copied.synchronize()
-        return self.values.tolist()
+        values = self.values.tolist()
+        if not self.order:
+            return values
+        arrived = iter(values)
+        return [next(arrived) if number is None else float(number) for number in self.order]
+
+
+class CudaGraph:
+    """A CUDA graph with the stream on which its steps run until it is captured."""
+
+    def __init__(self):
+        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+
+    def warm_up(self, function: Callable, *args):
+        """Call a function on the stream: what autograd, cuDNN and cuBLAS create for a stream must exist on this one."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            result = function(*args)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return result
+
+    def capture(self, function: Callable, *args):
+        """Record what a function launches, without running it; returns the tensors that each replay overwrites."""
+        current = torch.cuda.current_stream()
+        try:
+            # thread_local: the thread that pins the loader's batches may use CUDA meanwhile
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+                return function(*args)
+        finally:
+            torch.cuda.set_stream(current)  # torch leaves the other one if the capture fails
+
+    def replay(self) -> None:
+        """Launch all that was recorded, on the current stream and without waiting."""
+        self.graph.replay()
 
 
 @dataclass(frozen=True)
@@ -46,7 +80,7 @@ class Device:
     @property
     def supports_channels_last(self) -> bool:
         """False for NPUs, which choose memory formats themselves."""
-        return self.device.type != "npu"
+        return self.device.type in ("cuda", "cpu")
 
     @property
     def half_dtype(self) -> torch.dtype:
@@ -67,10 +101,15 @@ class Device:
 
         return not torch_npu.npu.utils.is_support_inf_nan()
 
+    def new_graph(self) -> CudaGraph | None:
+        """Return a graph that can capture a training step; None if the device has none that was tried."""
+        # torch_npu has torch.npu.NPUGraph of the same interface, which nobody has tried here
+        return CudaGraph() if self.device.type == "cuda" else None
+
     @property
     def memory_format(self) -> torch.memory_format:
         """The memory format of images (N, C, H, W) in which nets are evaluated fastest."""
-        return torch.contiguous_format if self.is_accelerator else torch.channels_last
+        return torch.channels_last if self.supports_channels_last else torch.contiguous_format
 
     def adam(self, parameters: Iterable, lr: float, weight_decay: float = 0.0, decoupled: bool = False):
         """Return Adam, or AdamW with `decoupled` weight decay; the fused variant if the device has one."""
@@ -80,8 +119,9 @@ class Device:
             fused_adam = torch_npu.optim.NpuFusedAdamW if decoupled else torch_npu.optim.NpuFusedAdam
             return fused_adam(parameters, lr=lr, weight_decay=weight_decay)
         adam = torch.optim.AdamW if decoupled else torch.optim.Adam
-        fused = True if self.device.type == "cuda" else None  # None: torch chooses
-        return adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+        on_cuda = self.device.type == "cuda"
+        # fused None: torch chooses; capturable: its step can become a part of a graph
+        return adam(parameters, lr=lr, weight_decay=weight_decay, fused=on_cuda or None, capturable=on_cuda)
 
     def grad_scaler(self, scale: float):
         """Return a GradScaler that starts at `scale`; on NPUs that saturate, torch_npu's reads their overflow flag."""

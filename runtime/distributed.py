@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -65,17 +65,29 @@ class Runtime(Device):
         return self.sum_async(*values).wait()
 
     def sum_async(self, *values: float | torch.Tensor) -> PendingValues:
-        """Start `sum` without waiting for the device: one all-reduce in float32, since the NPU's has no float64."""
+        """Start `sum` without waiting for the device: one all-reduce in float32, since the NPU's has no float64.
 
-        def to_scalar(value: float | torch.Tensor) -> torch.Tensor:
-            if isinstance(value, torch.Tensor):
-                return value.detach().to(self.device, torch.float32)
-            return torch.full((), value, dtype=torch.float32, device=self.device)  # copying from the host would wait
-
-        total = torch.stack([to_scalar(value) for value in values])
-        if self.world_size > 1:
-            dist.all_reduce(total)
+        A tensor may hold several numbers.
+        """
+        if self.world_size == 1:  # the numbers of the host stay there, which saves launches
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            order = [[None] * value.numel() if isinstance(value, torch.Tensor) else [value] for value in values]
+            pending = self.copy_to_host(self.to_tensor(*tensors)) if tensors else PendingValues(torch.empty(0))
+            return replace(pending, order=tuple(number for numbers in order for number in numbers))
+        total = self.to_tensor(*values)
+        dist.all_reduce(total)
         return self.copy_to_host(total)
+
+    def to_tensor(self, *values: float | torch.Tensor) -> torch.Tensor:
+        """Return numbers, and the elements of tensors, as one float32 tensor (N,) on the device, without waiting."""
+
+        def on_device(value: float | torch.Tensor) -> torch.Tensor:
+            if isinstance(value, torch.Tensor):
+                return value.detach().to(self.device, torch.float32).reshape(-1)
+            return torch.full((1,), value, dtype=torch.float32, device=self.device)  # copying from the host would wait
+
+        tensors = [on_device(value) for value in values]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def mean_(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace floating-point tensors by their means over the processes, in one collective."""

@@ -20,13 +20,51 @@ class Precision:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *_):
         self.model, self.optimizer = model, optimizer
         self.names: list[str] = []
+        groups = [group for group in optimizer.param_groups if group.get("capturable")]
+        # A captured step reads the learning rates from the device; a number would be part of the graph.
+        self.rates = [torch.full((), group["lr"], device=group["params"][0].device) for group in groups]
+        self.copied_rates = [group["lr"] for group in groups]
+
+    @property
+    def is_capturable(self) -> bool:
+        """Can a step be captured as a graph? It must not wait for the device, or read numbers that change from it."""
+        return bool(self.rates)
 
     def step(self, loss: Tensor) -> Tensor | int:
         """Run the backward pass and the optimizer's step; returns 1 (or a tensor of it) if it was skipped, else 0."""
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        self._step_optimizer()
         return 0
+
+    def copy_rates(self) -> None:
+        """Copy the learning rates that have changed to the device; call it before each captured step."""
+        for index, rate in enumerate(self.rates):
+            number = self.optimizer.param_groups[index]["lr"]
+            if number != self.copied_rates[index]:
+                rate.fill_(number)
+                self.copied_rates[index] = number
+
+    def _step_optimizer(self) -> None:
+        """Let the optimizer step; if it can be captured, with the learning rates on the device.
+
+        Its groups hold tensors only meanwhile, because schedulers, logs and checkpoints need numbers.
+        """
+        self.copy_rates()
+        groups = self.optimizer.param_groups
+        numbers = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self.rates):
+            group["lr"] = rate
+        try:
+            self.optimizer.step()
+        finally:
+            for group, number in zip(groups, numbers):
+                group["lr"] = number
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return references to all that training changes in the model; masters, if there are any, for half weights."""
+        named = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        return named | dict(zip(self.names, self._optimized()))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the model's state_dict in fp32, with the master weights if there are any."""
@@ -70,7 +108,8 @@ class ScaledLoss(Precision):
     """What O1 and O2 share, a loss scale: a step whose gradients overflow is skipped and halves a dynamic scale.
 
     A static scale never waits for the device: the optimizer always steps, and after an overflow the step is undone on
-    the device. A dynamic scale, or a device that saturates, needs a GradScaler, which waits in each step.
+    the device, which also counts the steps without one. A dynamic scale, or a device that saturates, needs a
+    GradScaler, which waits in each step.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, loss_scale: float):
@@ -78,9 +117,13 @@ class ScaledLoss(Precision):
         self.device = device
         self.dynamic = loss_scale == -1
         self.scale = INITIAL_SCALE if self.dynamic else float(loss_scale)
-        self.clean_steps = 0  # since the last overflow or growth
-        self.pending = None  # whether the last step overflowed, not read yet
         self.scaler = device.grad_scaler(self.scale) if self.dynamic or device.saturates_on_overflow else None
+        # since the last overflow or growth; on the device if that counts them
+        self.clean_steps = 0 if self.scaler else torch.zeros((), dtype=torch.int64, device=device.device)
+
+    @property
+    def is_capturable(self) -> bool:
+        return super().is_capturable and self.scaler is None
 
     def step(self, loss: Tensor) -> Tensor | int:
         self.optimizer.zero_grad()
@@ -89,13 +132,12 @@ class ScaledLoss(Precision):
     def _step_on_device(self, loss: Tensor) -> Tensor:
         (loss * self.scale).backward()
         self._pass_gradients()
-        self._count_last_step()
         gradients = [parameter.grad for parameter in self._optimized() if parameter.grad is not None]
         overflow, inverse = torch.zeros((), device=loss.device), torch.full((), 1 / self.scale, device=loss.device)
         # private, but it is what GradScaler.unscale_ calls: it unscales and checks all gradients in one pass
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, inverse)
         self._step_unless(overflow)
-        self.pending = self.device.copy_to_host(overflow)
+        self.clean_steps.add_(1).mul_(overflow == 0)
         return overflow
 
     def _step_unless(self, overflow: Tensor) -> None:
@@ -103,10 +145,10 @@ class ScaledLoss(Precision):
         # private, but it is how GradScaler.step finds the fused optimizers, which check `found_inf` themselves
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             self.optimizer.found_inf, self.optimizer.grad_scale = overflow, None
-            self.optimizer.step()
+            self._step_optimizer()
             return
         before = {tensor: tensor.detach().clone() for tensor in self._stepped_tensors()}
-        self.optimizer.step()
+        self._step_optimizer()
         with torch.no_grad():
             for tensor in self._stepped_tensors():  # what this step created had no value before: it becomes 0
                 tensor.copy_(torch.where(overflow.to(tensor.device) > 0, before.get(tensor, 0.0), tensor))
@@ -122,19 +164,13 @@ class ScaledLoss(Precision):
         # private, but the public step() does not tell whether it skipped the optimizer
         overflow = any(found.item() for found in self.scaler._found_inf_per_device(self.optimizer).values())
         if not overflow:
-            self.optimizer.step()
+            self._step_optimizer()
         self._update_scale(overflow)
         self.scaler.update(self.scale)
         return int(overflow)
 
     def _pass_gradients(self) -> None:
         """Pass the gradients from the model's weights to the optimizer's, if these differ."""
-
-    def _count_last_step(self) -> None:
-        """Count the previous step, whose overflow flag has arrived by now."""
-        if self.pending is not None:
-            self._update_scale(bool(self.pending.wait()))
-            self.pending = None
 
     def _update_scale(self, overflow: bool) -> None:
         self.clean_steps = 0 if overflow else self.clean_steps + 1
@@ -144,13 +180,16 @@ class ScaledLoss(Precision):
             self.scale, self.clean_steps = min(self.scale * 2, MAX_SCALE), 0
 
     def state_dict(self) -> dict:
-        self._count_last_step()
-        return _loss_scale_state(self.scale, self.clean_steps)
+        return _loss_scale_state(self.scale, int(self.clean_steps))
 
     def load_state_dict(self, state: dict) -> None:
         if not state:
             return
-        self.clean_steps = state["loss_scaler0"]["unskipped"]
+        clean_steps = int(state["loss_scaler0"]["unskipped"])
+        if self.scaler is None:
+            self.clean_steps.fill_(clean_steps)
+        else:
+            self.clean_steps = clean_steps
         if self.dynamic:
             self.clean_steps %= GROWTH_INTERVAL  # a checkpoint of a static scale can have a larger count
             self.scale = float(state["loss_scaler0"]["loss_scale"])
@@ -173,27 +212,28 @@ class MasterWeights(ScaledLoss):
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, loss_scale: float):
         super().__init__(model, optimizer, device, loss_scale)
         self.name = f"O2, {device.half_dtype}".replace("torch.", "")
-        outside_norms = _parameters_outside_norms(model)
-        self.masters = {parameter: parameter.detach().clone().requires_grad_() for parameter in outside_norms}
+        self.halves = list(_parameters_outside_norms(model))
+        self.masters = [parameter.detach().clone().requires_grad_() for parameter in self.halves]
+        self.gradients: list[Tensor] = []  # those of the masters, which stay at the same addresses
+        master_of = dict(zip(self.halves, self.masters))
         to_half(model, device)
         for group in optimizer.param_groups:
-            group["params"] = [self.masters.get(parameter, parameter) for parameter in group["params"]]
+            group["params"] = [master_of.get(parameter, parameter) for parameter in group["params"]]
 
     def step(self, loss: Tensor) -> Tensor | int:
-        for parameter in self.masters:
+        for parameter in self.halves:
             parameter.grad = None
         skipped = super().step(loss)
         with torch.no_grad():
-            for parameter, master in self.masters.items():
-                parameter.copy_(master)
+            torch._foreach_copy_(self.halves, self.masters)  # private, but a single launch for all weights
         return skipped
 
     def _pass_gradients(self) -> None:
-        for parameter, master in self.masters.items():
-            if master.grad is None:
-                master.grad = parameter.grad.float()
-            else:  # the same tensor: a fused optimizer remembers its address
-                master.grad.copy_(parameter.grad)
+        if self.masters[0].grad is None:  # most optimizers drop the gradients in zero_grad, the NPU's keeps them
+            self.gradients = self.gradients or [torch.empty_like(master) for master in self.masters]
+            for master, gradient in zip(self.masters, self.gradients):
+                master.grad = gradient
+        torch._foreach_copy_([master.grad for master in self.masters], [half.grad for half in self.halves])
 
 
 def to_half(model: nn.Module, device: Device) -> nn.Module:

@@ -10,7 +10,8 @@ from torch import Tensor, nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime.distributed import Runtime
-from runtime.errors import DivergedError
+from runtime.errors import DivergedError, InputError
+from runtime.graph import StepGraph, graph_obstacle
 from runtime.precision import Precision
 from runtime.run_files import check_history
 
@@ -24,20 +25,38 @@ class ModelEma(AveragedModel):
         super().__init__(model)
         self.module.eval().requires_grad_(False)
         self.decay = decay
+        self.followed: dict[str, Tensor] = {}  # the weights whose lists are kept
 
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor]) -> None:
-        """Take in the weights after a step: a state_dict of the same net in fp32."""
+        """Take in the weights after a step: tensors by the names of the net's state_dict.
+
+        If the same dict comes each time, a call only launches a few operators.
+        """
         # AveragedModel.update_parameters takes a model, whose weights are half under O2, and waits for the device
+        if weights is not self.followed:
+            self._follow(weights)
         steps = int(self.n_averaged)  # a tensor on the CPU
         decay = min(self.decay, (1 + steps) / (10 + steps))  # the random initial weights are soon forgotten
-        average = self.module.state_dict()
-        floating = [name for name, value in average.items() if value.is_floating_point()]
-        lerp = get_ema_multi_avg_fn(decay)
-        lerp([average[name] for name in floating], [weights[name] for name in floating], None)
-        for name in average.keys() - set(floating):
-            average[name].copy_(weights[name])
+        if self.halves:
+            torch._foreach_copy_(self.from_halves, self.halves)  # private, as get_ema_multi_avg_fn's operator is
+        get_ema_multi_avg_fn(decay)(*self.averaged, None)
+        if self.copied[0]:
+            torch._foreach_copy_(*self.copied)
         self.n_averaged += 1
+
+    def _follow(self, weights: dict[str, Tensor]) -> None:
+        """Sort the tensors by what an update does with them, always in pairs of this net's and the trained net's."""
+        own = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        floating = [name for name, value in own.items() if value.is_floating_point()]
+        self.halves = [weights[name] for name in floating if weights[name].dtype != own[name].dtype]  # only at O3
+        exact = {id(half): torch.empty_like(half, dtype=torch.float32) for half in self.halves}
+        self.from_halves = list(exact.values())
+        trained = [exact.get(id(weights[name]), weights[name]) for name in floating]
+        self.averaged = [own[name] for name in floating], trained
+        counts = own.keys() - set(floating)
+        self.copied = [own[name] for name in counts], [weights[name] for name in counts]
+        self.followed = weights
 
 
 class TrainingState:
@@ -55,12 +74,25 @@ class TrainingState:
     ):
         """net: the model, with DistributedDataParallel if there are several processes. logger: a MetricLogger."""
         self.net, self.precision, self.ema, self.scheduler = net, precision, ema, scheduler
+        self.trained_tensors = precision.trained_tensors()
         self.logger, self.runtime = logger, logger.runtime
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
         # the finished epochs, and those since the best one
         self.epoch, self.best_iou, self.stale_epochs = 0, 0.0, 0
         self.history: list[dict] = []  # a row of log.csv per epoch
+        self.step_graph = StepGraph(self.runtime)  # without a graph, see use_graph
         self.trained_random_states: dict | None = None  # those after an epoch's last step, until the epoch is finished
+
+    def use_graph(self, choice: str, profiling: bool) -> None:
+        """Let the steps run as one graph if `choice` is on, or auto and it is possible.
+
+        Raises InputError if it is on, but not possible.
+        """
+        obstacle = graph_obstacle(self.precision, self.runtime, self.runtime.world_size, profiling)
+        if choice == "on" and obstacle:
+            raise InputError(f"--cuda_graph on: {obstacle}; use --cuda_graph auto")
+        if choice != "off" and not obstacle:
+            self.step_graph = StepGraph(self.runtime, self.runtime.new_graph())
 
     @property
     def step(self) -> int:
@@ -82,7 +114,7 @@ class TrainingState:
     def after_step(self) -> None:
         """Update the EMA, and step a scheduler that steps after each training step; also if the step was skipped."""
         if self.ema:
-            self.ema.update(self.precision.weights())
+            self.ema.update(self.trained_tensors)
         # not after the very last step: OneCycleLR would raise, and the log is to show that step's learning rate
         if is_per_step(self.scheduler) and self.scheduler.last_epoch + 1 < self.scheduler.total_steps:
             self.scheduler.step()

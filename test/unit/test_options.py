@@ -77,6 +77,7 @@ VALUES = [
     ("--deep_supervision", False, "0", False),
     ("--save_steps", 0, "50", 50),
     ("--dist_timeout", 600, "30.5", 30.5),
+    ("--cuda_graph", "auto", "off", "off"),
 ]
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
 SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway", "--debug", "--dense_masks", "--tensorboard"]

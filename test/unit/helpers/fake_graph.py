@@ -1,0 +1,28 @@
+"""A stand-in for the graph of a device: capturing runs nothing, and a replay calls the recorded function again."""
+
+from collections.abc import Callable
+
+import torch
+
+
+class FakeGraph:
+    """Records what it is asked to do in `events`. error: is raised by the capture."""
+
+    def __init__(self, error: Exception | None = None):
+        self.error, self.events = error, []
+
+    def warm_up(self, function: Callable, *args) -> torch.Tensor:
+        self.events.append("warm_up")
+        return function(*args)
+
+    def capture(self, function: Callable, *args) -> torch.Tensor:
+        self.events.append("capture")
+        if self.error:
+            raise self.error
+        self.recorded, self.output = (function, args), torch.full((3,), torch.nan)
+        return self.output
+
+    def replay(self) -> None:
+        self.events.append("replay")
+        function, args = self.recorded
+        self.output.copy_(function(*args))
