@@ -7,6 +7,7 @@ UNet: Ronneberger et al. 2015. UNet++: Zhou et al. 2018. Old checkpoints depend 
 import textwrap
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -30,6 +31,41 @@ class VGGBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)))
 
 
+class Upsample(nn.Upsample):
+    """Bilinear upsampling to twice the side lengths, corners aligned; (N, C, H, W) → (N, C, 2H, 2W).
+
+    Its gradient is the same in each run if `torch.use_deterministic_algorithms` is on, also where torch's own is not.
+    """
+
+    def __init__(self):
+        super().__init__(scale_factor=2, mode="bilinear", align_corners=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.are_deterministic_algorithms_enabled() and x.requires_grad:
+            return DeterministicUpsample.apply(x)
+        return super().forward(x)
+
+
+class DeterministicUpsample(torch.autograd.Function):
+    """Upsample, whose gradient is computed by two matrix products instead of atomic additions."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        exact = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        rows, columns = (_upsampling_matrix(side // 2, exact) for side in gradient.shape[2:])
+        return (rows @ exact @ columns.T).to(gradient.dtype)
+
+
+def _upsampling_matrix(side: int, like: Tensor) -> Tensor:
+    """Return the weights (side, 2·side) of linear upsampling: what it makes of the unit vectors."""
+    unit_vectors = torch.eye(side, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(unit_vectors, scale_factor=2, mode="linear", align_corners=True)[0]
+
+
 class _UNetBase(nn.Module):
     """The encoder, pooling, upsampling and checks, which both models share."""
 
@@ -40,7 +76,7 @@ class _UNetBase(nn.Module):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         self.num_classes, self.input_channels = num_classes, input_channels
         self.pool = nn.MaxPool2d(2, 2)
-        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.up = Upsample()
         for level, width in enumerate(WIDTHS):
             setattr(self, f"conv{level}_0", VGGBlock(WIDTHS[level - 1] if level else input_channels, width))
 

@@ -80,16 +80,35 @@ class LovaszHingeLoss(nn.Module):
         target = target.to(logits.dtype).flatten(0, 1).flatten(1)
         # The hinge is applied before the sort. The errors of correct pixels are then all 0, and equal values sort
         # faster; these pixels come last, and their order does not change the loss.
-        errors, order = F.relu(1 - logits * (2 * target - 1)).sort(dim=1, descending=True)
+        errors = F.relu(1 - logits * (2 * target - 1))
         # the gradient of the Lovász extension depends on the sorted order alone and counts as a constant
+        if torch.are_deterministic_algorithms_enabled():
+            return (errors * self._deterministic_weight(errors.detach(), target)).sum(1).mean()
+        errors, order = errors.sort(dim=1, descending=True)
         weight = self._jaccard_steps(target.gather(1, order).detach())
         return (errors * weight).sum(1).mean()
 
+    @torch.no_grad()
+    def _deterministic_weight(self, errors: Tensor, target: Tensor) -> Tensor:
+        """Return the weight of each pixel, in the order of the pixels.
+
+        Sorting the weights back avoids the gradient of a sort, for which torch's deterministic operator on GPUs waits
+        for the device. Sums of whole numbers are the same in any order: torch has no deterministic cumsum of floats
+        for GPUs. Targets are rounded to multiples of 2⁻³².
+        """
+        order = errors.argsort(dim=1, descending=True, stable=True)
+        whole = (target.gather(1, order).double() * 2**32).round().long()
+        seen = (whole.cumsum(1).double() / 2**32).to(target.dtype)
+        return self._jaccard_steps(target.gather(1, order), seen).gather(1, order.argsort(dim=1))
+
     @staticmethod
-    def _jaccard_steps(target: Tensor) -> Tensor:
-        """Return by how much each pixel of rows (R, P), sorted by error, raises the Jaccard loss if it is wrong too."""
+    def _jaccard_steps(target: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return by how much each pixel of rows (R, P), sorted by error, raises the Jaccard loss if it is wrong too.
+
+        seen: the cumulative sums of the target, if they are known.
+        """
         total = target.sum(1, keepdim=True)
-        seen = target.cumsum(1)
+        seen = target.cumsum(1) if seen is None else seen
         rank = torch.arange(1, target.shape[1] + 1, device=target.device, dtype=target.dtype)
         jaccard = 1 - (total - seen) / (total + rank - seen)
         return torch.cat([jaccard[:, :1], jaccard.diff(dim=1)], 1)

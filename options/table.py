@@ -115,6 +115,7 @@ GROUPS = {
             ("allow_mix_precision", "must_keep_origin_dtype")),
         "hf32": Flag(False, None, "switch HF32 (NPU) or TF32 (CUDA) on"),
         "fp32": Flag(False, None, "switch HF32 (NPU) or TF32 (CUDA) off"),
+        "deterministic": Flag(False, None, "the same weights from each run on the same NPU or GPU; slower"),
         "bin_mode": Flag(0, int, "1: precompiled operators on the NPU", (0, 1)),
         "channels_last": Flag(None, None, "keep the weights in NHWC (default: by device)"),
     },

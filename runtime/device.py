@@ -158,9 +158,19 @@ class Device:
         return PendingValues(copy, copied)
 
     def configure(
-        self, hf32: bool = False, fp32: bool = False, bin_mode: int = 0, precision_mode: str = "allow_mix_precision"
+        self,
+        hf32: bool = False,
+        fp32: bool = False,
+        bin_mode: int = 0,
+        precision_mode: str = "allow_mix_precision",
+        deterministic: bool = False,
     ) -> None:
         """Set how the device computes; the help of the flags with these names tells their meaning."""
+        if deterministic and self.is_accelerator:  # the CPU's operators are deterministic
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # is read when cuBLAS is used first
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # no operator here reads such memory
         if self.device.type == "npu":
             if bin_mode:
                 torch.npu.set_compile_mode(jit_compile=False)

@@ -93,6 +93,8 @@ def has_apex() -> bool:
 class Apex(Precision):
     """Any level by apex, called as the NPU edition calls it."""
 
+    is_capturable = False  # scale_loss reads whether gradients overflowed
+
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, level: str, loss_scale: float):
         self.amp, self.loss_scale = importlib.import_module("apex.amp"), loss_scale
         exact = [parameter.detach().clone() for group in optimizer.param_groups for parameter in group["params"]]

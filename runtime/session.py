@@ -27,7 +27,7 @@ def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
         with redirect_output(runtime.rank, own_log, append=bool(args.resume)):
             if writes_files:
                 remove_partial_files(folder)
-            runtime.configure(args.hf32, args.fp32, args.bin_mode, args.precision_mode)
+            runtime.configure(args.hf32, args.fp32, args.bin_mode, args.precision_mode, args.deterministic)
             yield runtime
 
 

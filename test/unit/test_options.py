@@ -80,7 +80,15 @@ VALUES = [
     ("--cuda_graph", "auto", "off", "off"),
 ]
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
-SWITCHES += ["--skip_bad", "--trust_checkpoint", "--resume_anyway", "--debug", "--dense_masks", "--tensorboard"]
+SWITCHES += [
+    "--deterministic",
+    "--skip_bad",
+    "--trust_checkpoint",
+    "--resume_anyway",
+    "--debug",
+    "--dense_masks",
+    "--tensorboard",
+]
 
 
 # --- names and defaults ----------------------------------------------------------------------------------------------
