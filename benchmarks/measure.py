@@ -149,6 +149,15 @@ class Bench:
         return options.parse_train([str(self.data[0]), *map(str, size)])
 
 
+def prepared_data(folder: Path, side: int, images: int) -> Path:
+    """Prepare synthetic images in a folder, and return that of the prepared data."""
+    raw, prepared = folder / "raw" / "stage1_train", folder / "prepared"
+    with silence():
+        synthetic.write_raw_set(raw, images, seed=0, workers=1 if images < 100 else 2)
+        prepare(RawSet(raw), prepared, PreparationSettings(side), workers=1 if images < 100 else 2)
+    return prepared
+
+
 class Side(NamedTuple):
     """One of several ways to do the same.
 
