@@ -620,7 +620,11 @@ def quickstart(tmp_path: Path):
     for name in ("preprocess_dsb2018", "train", "val", "demo", "pthtar2onnx"):
         (repo.root / f"{name}.py").write_text(stub + (STUB if name == "train" else ""))
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    fake = '#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; esac\nexec ' + sys.executable + ' "$@"\n'
+    fake = (
+        '#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; *get_capabilities*) exit ${NO_BFLOAT16:-1} ;; esac\nexec '
+        + sys.executable
+        + ' "$@"\n'
+    )
     (tmp_path / "venv" / "bin" / "python").write_text(fake)
     (tmp_path / "venv" / "bin" / "python").chmod(0o755)
     (repo.root / "inputs" / "quickstart_96" / "images").mkdir(parents=True)
@@ -634,17 +638,17 @@ def quickstart(tmp_path: Path):
     return start
 
 
-@pytest.mark.parametrize("name", ["my raw data", HOSTILE])
-def test_quickstart_keeps_the_users_data_apart(quickstart, tmp_path: Path, name: str):
+@pytest.mark.parametrize(("name", "amp"), [("my raw data", ""), (HOSTILE, " --amp")])
+def test_quickstart_keeps_the_users_data_apart(quickstart, tmp_path: Path, name: str, amp: str):
     """Checks the command lines of the scripts, and the description of the data in the table of results."""
     (tmp_path / "raw" / name).mkdir(parents=True)
-    with quickstart(f"--data=raw/{name}", "--epochs=2") as process:
+    with quickstart(f"--data=raw/{name}", "--epochs=2", NO_BFLOAT16="0" if amp else "1") as process:
         out, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, ""), out
     calls = [json.loads(line) for line in (quickstart.root / "calls").read_text().splitlines()]
     flags = [f"--input={tmp_path / 'raw' / name}", "--output", "inputs/quickstart_96", "--overwrite"]
     assert calls[0] == ["preprocess_dsb2018.py", *flags]
-    assert " ".join(calls[1]) == "train.py inputs/quickstart_96 --name quickstart --epochs 2 --batch_size 8"
+    assert " ".join(calls[1]) == f"train.py inputs/quickstart_96 --name quickstart --epochs 2 --batch_size 8{amp}"
     assert [call[0] for call in calls[2:]] == ["val.py", "demo.py", "pthtar2onnx.py"]
     table = dict(line.split(maxsplit=1) for line in out.partition("Results:\n")[2].splitlines())
     assert table["data"].startswith("your own, ") and "DSB2018" not in table["data"]

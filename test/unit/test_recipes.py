@@ -140,12 +140,15 @@ def published_augmentation(side: int) -> A.Compose:
     return A.Compose([*turns, A.OneOf(shifts, p=1), A.Resize(side, side), normalize])
 
 
-def test_the_default_is_the_published_recipe_bit_for_bit(home):
+@pytest.mark.parametrize(
+    ("flags", "memory_format"), [((), torch.channels_last), (("--no-channels_last",), torch.contiguous_format)]
+)
+def test_the_default_is_the_published_recipe_bit_for_bit(home, flags, memory_format):
     """Two epochs of three steps, written out with the parts of the libraries."""
-    trained = train_here()["state_dict"]
+    trained = train_here(*flags)["state_dict"]
 
     torch.manual_seed(5)
-    net = archs.UNet(1)
+    net = archs.UNet(1).to(memory_format=memory_format)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2, eta_min=1e-5)
     ids = train_test_split([f"disc{k:02d}" for k in range(15)], test_size=0.2, random_state=41)[0]
