@@ -30,6 +30,27 @@ def prefetch(read: Callable, sources: Iterable, count: int = MAX_WAITING) -> Ite
             pool.shutdown(cancel_futures=True)
 
 
+class BackgroundTask:
+    """A thread that does one piece of work at a time; its error is raised by the next `start` or `wait`."""
+
+    def __init__(self):
+        self.executor = ThreadPoolExecutor(1)
+        self.running: tuple[Future, tuple] | None = None
+
+    def start(self, work: Callable, *arguments) -> None:
+        """Call work(*arguments) in the thread, after the work before it has ended."""
+        self.wait()
+        # The arguments are kept until `wait`, so that they are freed in the thread that made them. Freeing pinned
+        # memory calls the device, and that must not happen while another thread captures a CUDA graph.
+        self.running = self.executor.submit(work, *arguments), arguments
+
+    def wait(self) -> None:
+        """Wait until no work is left; raises its error, once."""
+        if self.running:
+            (future, _), self.running = self.running, None
+            future.result()
+
+
 class BackgroundPool:
     """Threads that do the submitted work, which may wait for a thread; as a context, waits for all work at its end.
 

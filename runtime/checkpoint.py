@@ -1,33 +1,39 @@
 """The checkpoint file: writing it so that a readable one always exists, and reading it without running its code."""
 
 import errno
-import os
 import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from runtime.background import BackgroundTask
 from runtime.checkpoint_safety import find_damage, is_modest, is_plain, numpy_scalar_types
 from runtime.distributed import Runtime
 from runtime.errors import InputError, checkpoint_errors
-from runtime.files import atomic_write
-from runtime.run_files import read_history, save_config, write_history
+from runtime.files import atomic_write, link_or_copy
+from runtime.run_files import Curves, read_history, save_config, write_log
 from runtime.state import TrainingState
 
 LATEST, PREVIOUS, BEST = "checkpoint.pth.tar", "checkpoint.prev.pth.tar", "model_best.pth.tar"
 
 
 class CheckpointSaver:
-    """Writes a run's files: config.yml, log.csv, curves.png, and its latest, previous and best checkpoints."""
+    """Writes a run's files: config.yml, log.csv, curves.png, and its latest, previous and best checkpoints.
+
+    A checkpoint is written in the background while training goes on. Used as a context, it completes all files at its
+    end.
+    """
 
     def __init__(self, folder: Path, about: Mapping, resumed: Path | None):
         """about: entries of each checkpoint besides the training state. resumed: the checkpoint that is continued."""
         self.folder, self.about, self.resumed, self.saved = folder, about, resumed, None
+        self.writing, self.curves = BackgroundTask(), Curves(folder)
         # the file that the next checkpoint replaces is kept as the previous one only if it is readable and of this run
         self.keep_previous = resumed is not None and resumed.resolve().parent == folder.resolve()
         self.keep_latest = self.keep_previous and resumed.name == LATEST
@@ -43,23 +49,52 @@ class CheckpointSaver:
         state.best_iou = state.runtime.broadcast(state.best_iou)
 
     def save(self, state: TrainingState, is_best: bool = False) -> None:
-        """Save the run unless it is saved already; all processes must call this, and the main one writes."""
+        """Start to save the run unless it is saved already; all processes must call this, and the main one writes.
+
+        Waits for the checkpoint before it, and raises InputError if that one could not be written.
+        """
         if self.saved == (state.epoch, state.step):
             return
+        self.wait()
         contents = {**state.state_dict(), **self.about}
         self.saved = state.epoch, state.step
-        if not state.runtime.is_main:
-            return
-        if not state.step:  # an epoch has just ended
-            write_history(state.history, self.folder)
-        if is_best:
-            save_checkpoint(contents, self.folder / BEST)
-        previous = self.folder / PREVIOUS
-        # written last, so that the other files are never older than it
-        save_checkpoint(contents, self.folder / LATEST, previous if self.keep_latest else None)
+        if state.runtime.is_main:
+            # a copy, since the next steps change the tensors
+            self.writing.start(self._write, state.runtime.snapshot(contents), is_best)
+
+    def wait(self) -> None:
+        """Wait until all that was saved is on the disk; raises InputError if it could not be written."""
+        self.writing.wait()
+
+    def _write(self, contents: dict, is_best: bool) -> None:
+        epoch_has_ended = not contents["step"]
+        if epoch_has_ended:
+            write_log(contents["history"], self.folder)
+        # written last, so that the log is never older than it
+        previous, best = self.folder / PREVIOUS, self.folder / BEST
+        save_checkpoint(
+            contents, self.folder / LATEST, previous if self.keep_latest else None, best if is_best else None
+        )
         if not self.keep_previous:
             previous.unlink(missing_ok=True)
         self.keep_previous = self.keep_latest = True
+        if epoch_has_ended:
+            self.curves.update(contents["history"])
+
+    def __enter__(self) -> "CheckpointSaver":
+        return self
+
+    def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
+        if error is None:
+            self.wait()
+            self.curves.draw()
+            return
+        try:
+            self.wait()
+        except InputError as failure:
+            print(f"warning: {failure}", flush=True)  # the error that ended the run is reported after this
+        with suppress(InputError):  # of a full disk, which another sentence has reported
+            self.curves.draw()
 
 
 def restore_training(state: TrainingState, checkpoint: dict, path: Path) -> None:
@@ -97,17 +132,17 @@ def check_same_checkpoint(checkpoint: dict | None, path: Path | None, runtime: R
         )
 
 
-def save_checkpoint(state: dict, path: Path, previous: Path | None = None) -> None:
-    """Write a checkpoint and read it back before it replaces the old one, which is kept as `previous`, if given."""
+def save_checkpoint(state: dict, path: Path, previous: Path | None = None, best: Path | None = None) -> None:
+    """Write a checkpoint and read it back before it replaces the old one, which is kept as `previous`, if given.
+
+    state: its tensors are on the CPU. best: if given, becomes another name of the new file, or a copy, before `path`
+    does; a run that dies in between trains that epoch again.
+    """
     if previous and path.is_file():
         with atomic_write(previous) as old:  # it is renamed when this block ends, after the new file is in place
-            try:
-                os.link(path, old)
-            except OSError:  # some file systems have no hard links
-                shutil.copyfile(path, old)
-            save_checkpoint(state, path)
+            link_or_copy(path, old)
+            save_checkpoint(state, path, best=best)
         return
-    state = _to_cpu(state)  # so that a host without the device can read it
     with atomic_write(path) as partial:
         try:
             with open(partial, "wb") as file:
@@ -116,6 +151,9 @@ def save_checkpoint(state: dict, path: Path, previous: Path | None = None) -> No
             raise InputError(f"{path}: cannot be written: the disk is full, or fails") from error
         if damage := find_damage(partial):
             raise InputError(f"{path}: cannot be written: the file read back is {damage}")
+        if best:
+            with atomic_write(best) as same:
+                link_or_copy(partial, same)
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> dict:
@@ -215,11 +253,3 @@ def _unpickle(path: Path, trust: bool):
 
 def _is_count(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < 2**31
-
-
-def _to_cpu(value):
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _to_cpu(own) for key, own in value.items()}
-    return [_to_cpu(own) for own in value] if isinstance(value, list) else value

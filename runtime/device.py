@@ -157,6 +157,13 @@ class Device:
         copied.record()
         return PendingValues(copy, copied)
 
+    def snapshot(self, value):
+        """Return a copy of nested dicts and lists, with their tensors on the CPU; waits once for the device."""
+        copy = _copy_to_host(value)
+        if self.is_accelerator:
+            torch.get_device_module(self.device).synchronize()
+        return copy
+
     def configure(
         self,
         hf32: bool = False,
@@ -186,6 +193,16 @@ class Device:
                 print("--bin_mode has no effect on CUDA GPUs")
         elif hf32 or fp32 or bin_mode or precision_mode == "must_keep_origin_dtype":
             print("--hf32, --fp32, --bin_mode and --precision_mode must_keep_origin_dtype have no effect on the CPU")
+
+
+def _copy_to_host(value):
+    """Copy nested dicts and lists; copies of tensors may be incomplete until the device is synchronized."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        return value.clone() if value.device.type == "cpu" else value.to("cpu", non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _copy_to_host(own) for key, own in value.items()}
+    return [_copy_to_host(own) for own in value] if isinstance(value, list) else value
 
 
 def choose_device(name: str) -> tuple[str, int]:

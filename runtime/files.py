@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,14 @@ def replace_durably(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
     os.replace(source, target)
     sync_folder(target.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it if the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The files of a run that people read: config.yml with its flags, log.csv and curves.png with its epochs."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from runtime.files import atomic_write
 
 COLUMNS = ("epoch", "lr", "loss", "iou", "val_loss", "val_iou")  # of every edition; ours adds more
+SECONDS_BETWEEN_CURVES = 10  # one drawing takes 0.2 seconds
 
 
 def save_config(config: Mapping, folder: Path) -> None:
@@ -17,13 +19,32 @@ def save_config(config: Mapping, folder: Path) -> None:
         path.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def write_history(history: list[dict], folder: Path) -> None:
-    """Write `log.csv`, one row per epoch, and draw it as `curves.png`."""
-    table = pd.DataFrame(history)
+def write_log(history: list[dict], folder: Path) -> None:
+    """Write `log.csv`, one row per epoch."""
     with atomic_write(folder / "log.csv") as path:
-        table.to_csv(path, index=False)
-    with atomic_write(folder / "curves.png") as path:
-        plot_curves(table, path)
+        pd.DataFrame(history).to_csv(path, index=False)
+
+
+class Curves:
+    """Draws `curves.png`, but not after every epoch: this can take longer than the epoch."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.history = folder, []
+        self.drawn_epochs, self.drawn_at = 0, time.monotonic()
+
+    def update(self, history: list[dict]) -> None:
+        """Take in the rows of `log.csv`, and draw them if that is due."""
+        self.history = history
+        if time.monotonic() >= self.drawn_at + SECONDS_BETWEEN_CURVES:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the rows unless they are drawn already."""
+        if len(self.history) == self.drawn_epochs:
+            return
+        with atomic_write(self.folder / "curves.png") as path:
+            plot_curves(pd.DataFrame(self.history), path)
+        self.drawn_epochs, self.drawn_at = len(self.history), time.monotonic()
 
 
 def plot_curves(history: pd.DataFrame, path: Path) -> None:

@@ -35,7 +35,8 @@ def start_session(args: Namespace, folder: Path) -> Iterator[Runtime]:
 def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver, read: Callable[[str], tuple]):
     """Yield a StopRequest, a function to call after each step, and a Board for each epoch.
 
-    Saves the run and exits if the loop is interrupted. read: returns a validation image by its id, see Board.
+    Saves the run and exits if the loop is interrupted. At its end, also after an error, what was saved is on the disk.
+    read: returns a validation image by its id, see Board.
     """
     runtime, board, events = state.runtime, Board(), saver.folder / "tensorboard"
     if runtime.is_main and not saver.keep_previous:
@@ -43,12 +44,13 @@ def interruptible(args: Namespace, state: TrainingState, saver: CheckpointSaver,
     if runtime.is_main and args.tensorboard:
         board = open_board(events, state.epoch, state.history, read)
     profile = profile_steps(runtime, args.profiling, args.start_step, args.stop_step, saver.folder / "profile")
-    with profile as profile_step, contextlib.closing(board), handle_signals() as stop:
+    with profile as profile_step, contextlib.closing(board), handle_signals() as stop, saver:
         try:
             yield stop, profile_step, board
         except Interrupted:
             saver.save(state)
-            runtime.wait_for_main()  # which writes the checkpoint
+            saver.wait()
+            runtime.wait_for_main()  # whose checkpoint is then on the disk
             done = f"{state.epoch} epochs and {state.step} steps"
             print(f"[Stopped] after {done}, which are saved; --resume auto goes on from there", flush=True)
             sys.exit(stop.exit_code)

@@ -26,7 +26,7 @@ import torch
 from faults.forks import Fork, start_script
 from runtime.checkpoint import BEST, LATEST, PREVIOUS, load_latest_checkpoint
 
-EPOCHS, SAVE_STEPS, MAX_SECONDS = 3, 2, 240
+EPOCHS, STEPS, SAVE_STEPS, MAX_SECONDS = 3, 4, 2, 240  # STEPS: of an epoch
 DATA = "inputs/synthetic_32"
 FLAGS = f"{DATA} --input_h 32 --input_w 32 --batch_size 4 --num_workers 1 --device cpu --epochs {EPOCHS}".split()
 TORCHRUN = ["-m", "torch.distributed.run", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
@@ -102,7 +102,7 @@ def phase_of(log: str, run: Path) -> str:
     """Return what a run with this output was doing when it was killed."""
     last = next((line for line in reversed(log.splitlines()) if re.match(r"Epoch:|Test:|\[npu id", line)), "")
     if list(run.glob(".*.partial*")):
-        return "saving"
+        return "saving"  # in the background, while the main thread does one of the others
     if "FPS@all" in last or last.startswith("Test:"):
         return "validation"
     return "step" if last.startswith("Epoch:") else "saving" if "AVG-IOU" in last else "start"
@@ -133,10 +133,13 @@ def saved_step(run: Path) -> Step:
 def surely_saved_step(log: str) -> Step:
     """Return the last step that a run with this output must have saved.
 
-    A step's line is printed before the step is saved, and after the step before it was saved.
+    A step's line is printed before the step is saved, and after the save of the step before it has begun. A save
+    begins when the save before it has ended.
     """
     epoch, step = next(reversed(re.findall(r"^Epoch: \[(\d+)\]\[ *(\d+)/", log, re.MULTILINE)), ("1", "1"))
-    return int(epoch) - 1, (int(step) - 1) // SAVE_STEPS * SAVE_STEPS
+    steps_before = (int(epoch) - 1) * STEPS + int(step) - 1
+    begun = steps_before // SAVE_STEPS
+    return divmod(max(0, begun - 1) * SAVE_STEPS, STEPS)
 
 
 class Lane:

@@ -136,10 +136,13 @@ def test_a_run_on_an_accelerator_saves_complete_steps(tmp_path, monkeypatch):
     """Each checkpoint has as many steps as its weights, though the numbers of most steps arrive late."""
     state, saved = build_state(events := [], save_steps=3, steps=10), []
 
-    def record(contents: dict, path: Path, previous: Path | None = None) -> None:
-        launched = sum(what == "forward" for what, _ in events)
-        saved.append((path.name, contents["epoch"], contents["step"], launched))
+    def record(contents: dict, path: Path, *_files: Path | None) -> None:
+        saved.append((path.name, contents["epoch"], contents["step"], contents["launched"]))
 
+    state_dict = state.state_dict
+    monkeypatch.setattr(
+        state, "state_dict", lambda: state_dict() | {"launched": sum(what == "forward" for what, _ in events)}
+    )
     monkeypatch.setattr(checkpoint, "save_checkpoint", record)
     monkeypatch.setattr(engine, "evaluate", lambda *_, **__: {"loss": 1.0, "iou": 0.0, "dice": 0.0})
     args = options.parse_train(["--epochs", "2", "--save_steps", "3"])

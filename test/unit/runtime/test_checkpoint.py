@@ -268,20 +268,20 @@ def test_a_trusted_checkpoint_may_hold_anything(tmp_path: Path, monkeypatch: pyt
 
 def test_saving_keeps_the_previous_one_whatever_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving may die after each of its steps: the latest checkpoint is then the old or the new one, and is whole."""
-    latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
+    latest, previous, best = tmp_path / LATEST, tmp_path / PREVIOUS, tmp_path / BEST
 
     def save(epoch: int) -> None:
-        save_checkpoint({"epoch": epoch, "state_dict": WEIGHTS}, latest, previous)
+        save_checkpoint({"epoch": epoch, "state_dict": WEIGHTS}, latest, previous, best)
 
     for epoch in (1, 2):
         save(epoch)
-    assert [load_checkpoint(path)["epoch"] for path in (latest, previous)] == [2, 1]
+    assert [load_checkpoint(path)["epoch"] for path in (latest, previous, best)] == [2, 1, 2]
 
     class Died(BaseException):
         pass
 
     steps = {name: getattr(os, name) for name in ("link", "fsync", "replace")}
-    for after in range(1, 8):
+    for after in range(1, 12):
         count = iter(range(1, 100))
 
         def counted(name):
@@ -300,9 +300,11 @@ def test_saving_keeps_the_previous_one_whatever_breaks(tmp_path: Path, monkeypat
         for name, real in steps.items():
             monkeypatch.setattr(os, name, real)
         assert load_checkpoint(latest)["epoch"] in (2, 3) and load_checkpoint(previous)["epoch"] in (1, 2)
+        # a run that resumes the latest one trains the epochs after it again, but not an earlier one
+        assert load_checkpoint(best)["epoch"] >= load_checkpoint(latest)["epoch"]
         for epoch in (1, 2):
             save(epoch)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, LATEST]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS, LATEST, BEST]
 
 
 # --- the checkpoints of a run ----------------------------------------------------------------------------------------

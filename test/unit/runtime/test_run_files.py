@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from runtime import run_files
-from runtime.run_files import check_history, read_history, save_config, write_history
+from runtime.run_files import SECONDS_BETWEEN_CURVES, Curves, check_history, read_history, save_config, write_log
 from runtime.settings import load_config
 
 
@@ -27,12 +27,36 @@ def test_a_config_comes_back(tmp_path):
 
 def test_a_history_comes_back(tmp_path):
     history = rows(4)
-    write_history(history, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.csv"]
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    write_log(history, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
     assert list(pd.read_csv(tmp_path / "log.csv").columns) == list(history[0])
     assert read_history(tmp_path / "log.csv", 4) == history
     assert read_history(tmp_path / "log.csv", 2) == history[:2], "rows of epochs that the checkpoint lacks are dropped"
+
+
+def test_the_curves_are_drawn_from_time_to_time_and_at_the_end(tmp_path, monkeypatch):
+    clock, drawn = [0.0], []
+    monkeypatch.setattr(run_files.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(run_files, "plot_curves", lambda table, path: drawn.append(len(table)) or path.touch())
+    curves = Curves(tmp_path)
+    curves.draw()
+    assert drawn == [] and not (tmp_path / "curves.png").exists(), "there is no epoch yet"
+    for epoch in range(1, 9):
+        clock[0] += 0.3 * SECONDS_BETWEEN_CURVES
+        curves.update(rows(9)[:epoch])
+    assert drawn == [4, 8]
+    curves.draw()
+    assert drawn == [4, 8], "all epochs were drawn already"
+    curves.update(rows(9))
+    curves.draw()
+    assert drawn == [4, 8, 9] and [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_the_curves_are_a_picture(tmp_path):
+    curves = Curves(tmp_path)
+    curves.update(rows(3))
+    curves.draw()
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_curves_name_the_best_epoch(tmp_path, monkeypatch):
