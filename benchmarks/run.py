@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import archs
-from benchmarks import inference, input_pipeline, loss, net, nuclei, preparation, step
+from benchmarks import epoch_pause, inference, input_pipeline, loss, net, nuclei, preparation, step
 from benchmarks.measure import Bench
 from imaging import augment
 from runtime.distributed import init_runtime
@@ -38,6 +38,7 @@ from runtime.files import atomic_write
 PARTS = {
     "loss": loss.run,
     "step": step.run,
+    "epoch_pause": epoch_pause.run,
     "input": input_pipeline.run,
     "preparation": preparation.run,
     "net": net.run,

@@ -38,6 +38,7 @@ def test_all_parts(all_parts):
     for name in (
         "loss: forward and backward, 4 × 1×32×32",
         "step: all but forward, backward, optimizer",
+        "epoch_pause: UNet, from the last Test line to the next step; plain: torch.save and fsync",
         "input: one process (16 synthetic images, batch 4)",
         "input: train_loader, 2 workers",
         "preparation: 16 synthetic images, 2 workers",

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from threading import Event, Thread, active_count, get_ident
@@ -12,7 +13,7 @@ from threading import Event, Thread, active_count, get_ident
 import pytest
 from conftest import ROOT
 
-from runtime.background import BackgroundPool, prefetch
+from runtime.background import BackgroundPool, BackgroundTask, prefetch
 from runtime.errors import InputError
 
 
@@ -154,3 +155,51 @@ with report_errors(), prefetch(read, range(2), 2) as found, BackgroundPool(threa
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and output == "[Stopped] by Ctrl-C\n"
     assert time.monotonic() - start < 5
+
+
+def test_a_background_task_does_one_thing_at_a_time_in_another_thread():
+    task, goes_on, done = BackgroundTask(), Event(), []
+
+    def work(number: int) -> None:
+        goes_on.wait(10)
+        done.append((number, get_ident()))
+
+    task.wait()
+    task.start(work, 1)
+    assert done == []
+    Thread(target=lambda: (time.sleep(0.05), goes_on.set())).start()
+    task.start(work, 2)
+    assert done[0][0] == 1, "the second call waited for the first"
+    task.wait()
+    assert [number for number, _ in done] == [1, 2] and get_ident() not in {thread for _, thread in done}
+
+
+@pytest.mark.parametrize("by", ["start", "wait"])
+def test_an_error_of_a_background_task_is_raised_once(by):
+    def fail() -> None:
+        raise InputError("full")
+
+    task, done = BackgroundTask(), []
+    task.start(fail)
+    with pytest.raises(InputError, match="full"):
+        task.start(done.append, 1) if by == "start" else task.wait()
+    task.wait()
+    task.start(done.append, 2)
+    task.wait()
+    assert done == [2]
+
+
+def test_the_arguments_of_a_background_task_are_freed_by_the_thread_that_waits():
+    class Argument:
+        pass
+
+    task, freed_by, ended = BackgroundTask(), [], Event()
+    argument = Argument()
+    weakref.finalize(argument, lambda: freed_by.append(get_ident()))
+    task.start(lambda _: ended.set(), argument)
+    del argument
+    ended.wait(10)
+    time.sleep(0.05)
+    assert freed_by == []
+    task.wait()
+    assert freed_by == [get_ident()]

@@ -123,7 +123,7 @@ def test_a_forked_process_leaves_the_stop_request_to_its_parent(capfd):
 def test_a_killed_run_releases_its_folder_at_once(start, home):
     """Its data loading workers notice only seconds later that it is gone; they do not hold the lock."""
     own = start("--name", "run")
-    own.wait_for("Epoch: [2][1/")
+    own.wait_for("Epoch: [3][1/")  # the checkpoint after the first epoch is then complete
     workers = own.workers()
     own.process.kill()
     own.process.wait()

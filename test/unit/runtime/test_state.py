@@ -25,7 +25,15 @@ from runtime import errors, state
 from runtime.checkpoint import LATEST
 from runtime.distributed import init_runtime
 from runtime.errors import DivergedError, InputError
-from runtime.state import ModelEma, TrainingState, fast_forward, get_random_states, load_optimizer, set_random_states
+from runtime.state import (
+    ModelEma,
+    TrainingState,
+    fast_forward,
+    find_non_finite,
+    get_random_states,
+    load_optimizer,
+    set_random_states,
+)
 
 REAL_IOU = engine.iou_score
 
@@ -420,6 +428,20 @@ def test_a_killed_data_loading_process_is_reported(home, monkeypatch):
         train_run("--num_workers", "1")
     assert "was killed" in str(end.value) and "because memory ran out; lower --num_workers" in str(end.value)
     assert "Killed" in str(end.value)
+
+
+@pytest.mark.parametrize(
+    "values, name",
+    [
+        ([1.0, -2.0], None),
+        ([3e38, 3e38], None),  # their sum overflows
+        ([1.0, math.nan], "b"),
+        ([math.inf, -math.inf], "b"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_found(values, name):
+    tensors = {"a": torch.ones(2), "b": torch.tensor(values), "count": torch.tensor(1)}
+    assert find_non_finite(tensors) == name
 
 
 def test_an_epochs_row_that_is_not_finite_stops_the_run(home, monkeypatch):
