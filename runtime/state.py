@@ -1,18 +1,16 @@
 """The training state: everything that changes during a run, saved and restored as one object."""
 
 import math
-import random
 import warnings
 
-import numpy as np
 import torch
 from torch import Tensor, nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from runtime.distributed import Runtime
 from runtime.errors import DivergedError, InputError
 from runtime.graph import StepGraph, graph_obstacle
 from runtime.precision import Precision
+from runtime.random_states import get_random_states, set_random_states
 from runtime.run_files import check_history
 
 PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -281,23 +279,3 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 
 def _to_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.cpu().clone() for name, value in tensors.items()}
-
-
-def get_random_states(runtime: Runtime) -> dict:
-    """Return the states of the random generators of Python, NumPy, torch and the device."""
-    numpy_name, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (numpy_name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "device": runtime.random_state(),
-    }
-
-
-def set_random_states(states: dict, runtime: Runtime) -> None:
-    """Restore the states of `get_random_states`."""
-    random.setstate(states["python"])
-    numpy_name, keys, *rest = states["numpy"]
-    np.random.set_state((numpy_name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    runtime.set_random_state(states["device"])

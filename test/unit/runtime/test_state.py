@@ -25,14 +25,13 @@ from runtime import errors, state
 from runtime.checkpoint import LATEST
 from runtime.distributed import init_runtime
 from runtime.errors import DivergedError, InputError
+from runtime.random_states import get_random_states, set_random_states
 from runtime.state import (
     ModelEma,
     TrainingState,
     fast_forward,
     find_non_finite,
-    get_random_states,
     load_optimizer,
-    set_random_states,
 )
 
 REAL_IOU = engine.iou_score
