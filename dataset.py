@@ -12,20 +12,21 @@ from typing import Literal
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from imaging import augment
 from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.crops import Cropper, typical_diameter
 from imaging.prepared import PreparedFolder
+from runtime.byte_batches import collate, input_and_target, largest_batch_bytes
 from runtime.errors import InputError
 from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, start_loader_worker
 
 # (id, image, masks, random generator) → a window of the image and of the masks, at the size of the input
 Crop = Callable[[str, np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 Key = int | tuple[int, int]  # of a sample: (epoch, index), or index alone for epoch 0
-# images (N, 3, H, W) and masks (N, num_classes, H, W), or None if no sample could be read, and facts about them
+# images (N, 3, H, W) and masks (N, num_classes, H, W), uint8, or None if no sample could be read, and facts about them
 Batch = tuple[torch.Tensor | None, torch.Tensor | None, dict]
 
 # --num_workers counts over all ranks, and the results do not depend on it
@@ -81,17 +82,23 @@ class NucleiDataset(Dataset):
         """Return what `read` does, cut out and scaled as for the evaluation of a network trained with crops."""
         return self.crop(img_id, *self.read(img_id), np.random.default_rng(0)) if self.crop else self.read(img_id)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor | None, torch.Tensor | None, dict]:
         images, masks, meta = self.__getitems__([key])
         sample = {"img_id": meta["img_id"][0] if meta["img_id"] else self.ids[_epoch_and_index(key)[1]]}
         if meta["unreadable"]:
             sample["unreadable"] = meta["unreadable"][0]
-        return (None, None, sample) if images is None else (images[0], masks[0], sample)
+        if images is None:
+            return None, None, sample
+        (image,), (mask,) = input_and_target(images, masks, meta["tables"])
+        return image, mask, sample
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """Return a collated batch for DataLoaders; its third item is {"img_id": [N ids], "unreadable": [reasons]}."""
-        images = masks = None
-        ids, unreadable = [], []
+        """Return a collated batch for DataLoaders.
+
+        Its third item has lists "img_id" and "unreadable" (reasons), and "tables", which turn images and masks into
+        input and target, see runtime.byte_batches.input_and_target.
+        """
+        ids, samples, unreadable = [], [], []
         for epoch, index in map(_epoch_and_index, keys):
             img_id, arrays, reason = self._read_or_replace(index)
             if reason:
@@ -101,14 +108,10 @@ class NucleiDataset(Dataset):
             with add_path_to_errors(self.folder.image_path(img_id)):
                 generators = augment.random_generators(self.seed, epoch, index)
                 arrays = self.crop(img_id, *arrays, generators[0]) if self.crop else arrays
-                image, mask = self.pipeline.augment(*arrays, *generators)
-                if images is None:
-                    images = _new_batch(len(keys), 3, *image.shape[:2])
-                    masks = _new_batch(len(keys), self.folder.num_classes, *image.shape[:2])
-                self.pipeline.normalize_into(image, mask, images[len(ids)].numpy(), masks[len(ids)].numpy())
+                samples.append(self.pipeline.augment(*arrays, *generators))
             ids.append(img_id)
-        meta = {"img_id": ids, "unreadable": unreadable}
-        return (None, None, meta) if images is None else (images[: len(ids)], masks[: len(ids)], meta)
+        images, masks, tables = collate(*self.pipeline.finish(samples)) if samples else (None,) * 3
+        return images, masks, {"img_id": ids, "unreadable": unreadable, "tables": tables}
 
     def _read_or_replace(self, index: int) -> tuple[str, tuple[np.ndarray, np.ndarray] | None, str | None]:
         """Return an id, its image and masks, and why the sample at `index` is unreadable, if it is."""
@@ -128,14 +131,6 @@ class NucleiDataset(Dataset):
 
 def _epoch_and_index(key: Key) -> tuple[int, int]:
     return key if isinstance(key, tuple) else (0, key)
-
-
-def _new_batch(*shape: int) -> torch.Tensor:
-    if get_worker_info() is None:
-        return torch.empty(shape)
-    # in memory shared with the main process, as in torch's default_collate; otherwise the batch would be copied there
-    storage = torch.UntypedStorage._new_shared(torch.float32.itemsize * math.prod(shape))
-    return torch.empty(0).set_(storage, 0, shape)
 
 
 def open_dataset(
@@ -252,8 +247,8 @@ def choose_num_workers(settings: Mapping, num_classes: int, world_size: int = 1,
 
     settings: `num_workers`, `batch_size`, `input_h` and `input_w` are used.
     """
-    values = (3 + num_classes) * settings["input_h"] * settings["input_w"]
-    batch_bytes = torch.float32.itemsize * values * batch_size_per_rank(settings["batch_size"], world_size)
+    share = batch_size_per_rank(settings["batch_size"], world_size)
+    batch_bytes = largest_batch_bytes(share, 3 + num_classes, settings["input_h"], settings["input_w"])
     return num_workers_that_fit(settings["num_workers"], batch_bytes, world_size, local_size)
 
 

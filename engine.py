@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import archs
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
+from runtime.byte_batches import input_and_target, to_device
 from runtime.checkpoint import load_checkpoint
 from runtime.device import Device
 from runtime.distributed import Runtime
@@ -43,9 +44,10 @@ def train_one_epoch(
     """
     state.net.train()
     logger, step = state.logger, partial(training_step, state, criterion)
-    for images, target, meta in logger.batches(loader, state.epoch):
+    for images, masks, meta in logger.batches(loader, state.epoch):
+        tables = meta.get("tables")
         state.precision.copy_rates()
-        numbers = state.step_graph(step, images, target)
+        numbers = state.step_graph(step, images, masks, *([] if tables is None else [tables]))
         logger.record(len(images), numbers, report_unreadable(meta), stop())
         if logger.is_last_step:
             # so that validation and the checkpoint use BatchNorm statistics of all images, not of one process's share
@@ -59,11 +61,15 @@ def train_one_epoch(
     return logger.finish_epoch()
 
 
-def training_step(state: TrainingState, criterion: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+def training_step(
+    state: TrainingState, criterion: nn.Module, images: Tensor, masks: Tensor, tables: Tensor | None = None
+) -> Tensor:
     """Do a step; returns its loss, its IoU, and 1 if it was skipped, else 0, on the device.
 
-    It may be captured as a graph, see StepGraph: it must not read what the device computes.
+    images, masks, tables: a batch on the device, see input_and_target. The step may be captured as a graph, see
+    StepGraph: it must not read what the device computes.
     """
+    images, target = input_and_target(images, masks, tables)
     output = state.net(images)
     loss = criterion(output, target)
     skipped = state.precision.step(loss)
@@ -94,12 +100,11 @@ def evaluate(
     batches, unreadable, start = iter(loader), 0, time.perf_counter()
     steps = math.ceil(runtime.sum(len(loader))[0] / runtime.world_size)  # in the last one some ranks may have no batch
     for step in range(1, steps + 1):
-        images, target, meta = next(batches, (None, None, {}))
+        images, masks, meta = next(batches, (None, None, {}))
         own = (0.0,) * 4  # a rank without a batch still takes part in the sum
         if images is not None:
-            images = images.to(runtime.device, non_blocking=True, memory_format=runtime.memory_format)
-            target = target.to(runtime.device, non_blocking=True)
-            output = model(images)
+            images, target = to_device(images, masks, meta.get("tables"), runtime.device)
+            output = model(images.to(memory_format=runtime.memory_format))
             logits = final_head(output).contiguous()
             scores = criterion(output, target), iou_score(logits, target), dice_coef(logits, target)
             own = len(images), *(score * len(images) for score in scores)

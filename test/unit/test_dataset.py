@@ -18,6 +18,7 @@ import dataset
 from dataset import split_ids
 from imaging.augment import train_transform, val_transform
 from runtime import interrupts
+from runtime.byte_batches import input_and_target
 from runtime.errors import InputError
 
 # about the number of cores, which does not matter here
@@ -205,8 +206,10 @@ def test_batches_from_the_cache_however_processes_are_started(small_set: Path, s
     loaders = [dataset.train_loader(one, 4, workers) for one, workers in ((data, 2), (plain, 0))]
     loaders[0].multiprocessing_context = start
     for (x, y, meta), (u, v, other) in zip(*loaders, strict=True):
-        assert torch.equal(x, u) and torch.equal(y, v) and meta == other and x.is_shared()
-        assert x.is_contiguous() and y.is_contiguous() and x.dtype == y.dtype == torch.float32
+        assert torch.equal(x, u) and torch.equal(y, v) and x.is_shared() and y.is_shared()
+        tables = meta.pop("tables"), other.pop("tables")
+        assert torch.equal(*tables) and tables[0].is_shared() and meta == other
+        assert x.is_contiguous() and y.is_contiguous() and x.dtype == y.dtype == torch.uint8
 
 
 def test_single_samples_equal_those_of_a_batch(small_set: Path) -> None:
@@ -214,7 +217,8 @@ def test_single_samples_equal_those_of_a_batch(small_set: Path) -> None:
     keys = [(3, 7), (3, 0), (4, 7), 5]
     images, masks, meta = data.__getitems__(keys)
     assert images.shape == (4, 3, 32, 48) and masks.shape == (4, 1, 32, 48) and meta["unreadable"] == []
-    for x, y, img_id, key in zip(images, masks, meta["img_id"], keys):
+    assert images.dtype == masks.dtype == torch.uint8
+    for x, y, img_id, key in zip(*input_and_target(images, masks, meta["tables"]), meta["img_id"], keys, strict=True):
         image, mask, own = data[key]
         assert torch.equal(x, image) and torch.equal(y, mask) and own == {"img_id": img_id}
 
@@ -228,7 +232,8 @@ def test_batches_with_unreadable_images(tmp_path: Path, on_unreadable: str) -> N
     images, masks, meta = data.__getitems__([1, 0, 1, 2])
     ids = ["c", "a", "c", "c"] if on_unreadable == "replace" else ["a", "c"]
     assert meta["img_id"] == ids and len(images) == len(masks) == len(ids)
-    assert all(torch.equal(x, whole["abc".index(img_id)]) for x, img_id in zip(images, ids))
+    inputs = input_and_target(images, masks, meta["tables"])[0]
+    assert all(torch.equal(x, whole["abc".index(img_id)]) for x, img_id in zip(inputs, ids))
     assert len(meta["unreadable"]) == 2 and "images/b.png: not a readable" in meta["unreadable"][0]
     if on_unreadable == "skip":
         assert data.__getitems__([1, 1])[:2] == (None, None) and data[1][0] is None

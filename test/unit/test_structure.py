@@ -22,7 +22,7 @@ SOURCES = {
 ALLOWED = {
     **{module: set() for module in SCIENCE},
     "options": {"options", "runtime.argtypes", "runtime.flags"},
-    "dataset": {"imaging", "runtime.errors", "runtime.loader_worker"},
+    "dataset": {"imaging", "runtime.byte_batches", "runtime.errors", "runtime.loader_worker"},
     "utils": {"runtime"},
     "engine": {"archs", "losses", "metrics", "utils", "runtime"},
     "runtime": {"runtime"},

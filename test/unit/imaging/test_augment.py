@@ -3,8 +3,10 @@
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 
-from imaging.augment import Pipeline, random_generators, to_input, train_transform, val_transform
+from imaging.augment import AUGMENTATIONS, Pipeline, random_generators, to_input, train_transform, val_transform
+from runtime.byte_batches import collate, input_and_target
 
 SIZE = (32, 48)
 RNG = np.random.default_rng(0)
@@ -34,8 +36,7 @@ def differences(compose: A.Compose, image: np.ndarray, mask: np.ndarray, draws: 
         key = number % 3, number // 7, number % 11
         ours, theirs = random_generators(*key), random_generators(*key)
         changed = pipeline.augment(image, mask, *ours)
-        x, y = (np.full((channels, *changed[0].shape[:2]), np.nan, np.float32) for channels in (3, mask.shape[2]))
-        pipeline.normalize_into(*changed, x, y)
+        (x,), (y,) = input_and_target(*collate(*pipeline.finish([changed])))
         compose.set_random_state(*theirs)
         whole = compose(image=image, mask=mask)
         equal = np.array_equal(x, to_input(whole["image"]))
@@ -109,3 +110,56 @@ def test_many_classes() -> None:
     """OpenCV itself cannot rotate images with that many channels."""
     image, mask = pair("large", 11)
     assert differences(train_transform(*SIZE), image, mask, range(40)) == []
+
+
+@pytest.mark.parametrize("normalization", ["standard", "image", "none"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_each_augmentation_gives_bytes(augmentation: str, normalization: str) -> None:
+    """So that batches of the product always are bytes, one per pixel and channel."""
+    pipeline = Pipeline(train_transform(*SIZE, augmentation, normalization))
+    for index in range(60):
+        sample = pipeline.augment(*pair("noise", 2), *random_generators(0, 0, index))
+        assert [pixels.dtype for pixels in sample] == [np.uint8] * 2
+        assert pipeline.finish([sample])[2].shape == ((1, 2, 256) if normalization == "image" else (1, 4, 256))
+
+
+@pytest.mark.parametrize("divide_twice", [True, False])
+@pytest.mark.parametrize("normalization", ["standard", "image", "none"])
+def test_tables_of_a_batch_bit_for_bit(normalization: str, divide_twice: bool) -> None:
+    """Random images of all means and contrasts, constant ones of every gray level, and one of all bytes.
+
+    Each image of a batch gets its own values, which are albumentations' own; masks are divided by 255 in float32.
+    """
+    rng = np.random.default_rng(7)
+    levels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(16, 16, 3)
+    images = [levels, *(np.full((16, 16, 3), level, np.uint8) for level in range(256))]
+    for _ in range(1200):
+        middle, spread = rng.uniform(0, 255), rng.choice([0.3, 3, 30, 300])
+        images.append(rng.normal(middle, spread, (16, 16, 3)).clip(0, 255).astype(np.uint8))
+    images += [np.asfortranarray(image) for image in images[-50:]]
+    masks = [np.stack([np.arange(256).reshape(16, 16), rng.integers(0, 256, (16, 16))], -1).astype(np.uint8)]
+    masks += [rng.integers(0, 256, (16, 16, 2), np.uint8) for _ in images[1:]]
+    transform = val_transform(16, 16, normalization)
+    batch = collate(*Pipeline(transform, divide_twice).finish([*zip(images, masks)]))
+    assert batch[0].dtype == batch[1].dtype == torch.uint8
+    inputs, targets = (values.numpy() for values in input_and_target(*batch))
+    assert inputs.dtype == targets.dtype == np.float32 and inputs.flags.c_contiguous and targets.flags.c_contiguous
+    for image, mask, found, target in zip(images, masks, inputs, targets, strict=True):
+        normalized = transform(image=image)["image"].astype(np.float32)
+        expected = (normalized / 255 if divide_twice else normalized).transpose(2, 0, 1)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(target, np.divide(mask, np.float32(255)).transpose(2, 0, 1))
+
+
+def test_a_batch_of_bytes_and_floats() -> None:
+    """A transform that is applied by chance gives both; the batch is then made of floats."""
+    compose = A.Compose([A.Resize(*SIZE), A.Normalize(p=0.5)])
+    pipeline, samples, expected = Pipeline(compose), [], []
+    for index in range(8):
+        image, mask = pair("noise", 1)
+        samples.append(pipeline.augment(image, mask, *random_generators(0, 0, index)))
+        compose.set_random_state(*random_generators(0, 0, index))
+        expected.append(to_input(compose(image=image, mask=mask)["image"]))
+    assert len({image.dtype for image, _ in samples}) == 2
+    images, _, tables = collate(*pipeline.finish(samples))
+    assert tables is None and np.array_equal(images, np.stack(expected))

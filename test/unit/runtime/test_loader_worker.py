@@ -57,15 +57,22 @@ def test_shared_memory_elsewhere(monkeypatch, capsys):
     assert num_workers_that_fit(4, 10**12) == 4 and capsys.readouterr().out == ""
 
 
-def test_the_bytes_of_a_batch(monkeypatch, tmp_path):
-    """Those of the tensors that a loader yields."""
-    data = open_set(write_set(tmp_path, numbered_ids(8), 2), numbered_ids(8), augment.val_transform(32, 48), 2)
-    images, masks, _ = next(iter(dataset.val_loader(data, 8, 0, False, 1, 2)))
+@pytest.mark.parametrize("normalization", ["standard", "image"])
+@pytest.mark.parametrize("batch_size, ranks", [(8, 2), (2, 2), (9, 1)])
+def test_the_bytes_of_a_batch(monkeypatch, tmp_path, normalization, batch_size, ranks):
+    """Those of the tensors that a loader yields, or little more if the tables of another normalization are larger."""
+    ids, transform = numbered_ids(9), augment.val_transform(32, 48, normalization)
+    data = open_set(write_set(tmp_path, ids, 2), ids, transform, 2)
+    images, masks, meta = next(iter(dataset.val_loader(data, batch_size, 0, False, 0, ranks)))
     seen = []
     monkeypatch.setattr(dataset, "num_workers_that_fit", lambda *args: seen.append(args))
-    settings = {"num_workers": 6, "batch_size": 8, "input_h": 32, "input_w": 48}
-    dataset.choose_num_workers(settings, 2, world_size=2, local_size=1)
-    assert seen == [(6, images.nbytes + masks.nbytes, 2, 1)]
+    settings = {"num_workers": 6, "batch_size": batch_size, "input_h": 32, "input_w": 48}
+    dataset.choose_num_workers(settings, 2, world_size=ranks, local_size=1)
+    ((wanted, counted, *others),) = seen
+    assert (wanted, *others) == (6, ranks, 1)
+    found = images.nbytes + masks.nbytes + meta["tables"].nbytes
+    assert images.nbytes + masks.nbytes == batch_size // ranks * 5 * 32 * 48
+    assert found <= counted <= found + 2048 * (batch_size // ranks)
 
 
 def in_small_shm(size: int, *command: object, cwd: Path) -> subprocess.CompletedProcess:
@@ -96,8 +103,8 @@ from runtime.errors import report_errors
 from runtime.loader_worker import num_workers_that_fit
 
 with report_errors(debug="--debug" in sys.argv):
-    data = open_set(Path("set"), numbered_ids(24), train_transform(128, 128))
-    fitting = num_workers_that_fit(9, 2 * 4 * 4 * 128 * 128)
+    data = open_set(Path("set"), numbered_ids(24), train_transform(256, 256))
+    fitting = num_workers_that_fit(9, 2 * 4 * 256 * 256 + 4096)
     loaders = [make(data, 2, fitting) for make in (dataset.train_loader, dataset.val_loader)]
     for epoch in range(2):
         for loader in loaders:
@@ -113,7 +120,7 @@ with report_errors(debug="--debug" in sys.argv):
 def test_loading_in_a_small_shm(tmp_path, flags):
     """With as many workers as have room all batches are read; with more of them one sentence tells the remedy."""
     write_set(tmp_path / "set", numbered_ids(24))
-    batch = 2 * 4 * 4 * 128 * 128
+    batch = 2 * 4 * 256 * 256 + 4096
     size = 3 * batch + 2 * (2 * batch + SEMAPHORE_BYTES)
     result = in_small_shm(size, sys.executable, "-c", LOADERS, *flags, cwd=tmp_path)
     assert result.stdout.splitlines()[0].startswith("--num_workers is lowered from 9 to 2"), result.stdout
@@ -127,10 +134,10 @@ def test_loading_in_a_small_shm(tmp_path, flags):
 
 
 def test_training_in_a_small_shm(home):
-    """1 MB, where a container has 64: it trains without workers."""
+    """Half a MB, where a container has 64: it trains without workers."""
     flags = ("--input_h", 64, "--input_w", 64, "--batch_size", 8, "--epochs", 1, "--device", "cpu", "--name", "shm")
-    result = in_small_shm(2**20, sys.executable, ROOT / "train.py", "inputs/discs", *flags, cwd=home)
-    assert result.returncode == 0 and "--num_workers is lowered from 4 to 0: /dev/shm has only 1.0 MB" in result.stdout
+    result = in_small_shm(2**19, sys.executable, ROOT / "train.py", "inputs/discs", *flags, cwd=home)
+    assert result.returncode == 0 and "--num_workers is lowered from 4 to 0: /dev/shm has only 0.5 MB" in result.stdout
 
 
 class Broken(augment.A.ImageOnlyTransform):

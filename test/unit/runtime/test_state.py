@@ -162,11 +162,11 @@ def test_random_states_come_back():
     assert draw() == drawn
 
 
-@pytest.mark.parametrize("flags", [("--channels_last",), ()])
-def test_averages_are_laid_out_as_their_weights(home, monkeypatch, flags):
+@pytest.mark.parametrize("flag", ["--no-channels_last", "--channels_last"])
+def test_averages_are_laid_out_as_their_weights(home, monkeypatch, flag):
     """Fused optimizers refuse others; the layout may change from one run to the next."""
-    others = () if flags else ("--channels_last",)
-    train_run("--epochs", "1", "--scheduler", "ConstantLR", *others)
+    other = "--channels_last" if flag.startswith("--no") else "--no-channels_last"
+    train_run("--epochs", "1", "--scheduler", "ConstantLR", other)
     seen, restore = [], train.restore_training
 
     def record_state(training: TrainingState, *args) -> None:
@@ -174,11 +174,11 @@ def test_averages_are_laid_out_as_their_weights(home, monkeypatch, flags):
         seen.extend(training.precision.optimizer.state.items())
 
     monkeypatch.setattr(train, "restore_training", record_state)
-    train_run("--epochs", "2", "--scheduler", "ConstantLR", "--resume", "auto", *flags)
+    train_run("--epochs", "2", "--scheduler", "ConstantLR", "--resume", "auto", flag)
     layouts = {parameter.stride() == own[key].stride() for parameter, own in seen for key in ("exp_avg", "exp_avg_sq")}
     assert layouts == {True}
     four = next(parameter for parameter, _ in seen if parameter.shape[1:] == (4, 3, 3))
-    assert four.is_contiguous(memory_format=torch.channels_last) == bool(flags)
+    assert four.is_contiguous(memory_format=torch.channels_last) == (flag == "--channels_last")
 
 
 def stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
