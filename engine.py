@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import archs
 from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
-from runtime.byte_batches import input_and_target, to_device
+from runtime.byte_batches import input_and_target, tensors_of, to_device
 from runtime.checkpoint import load_checkpoint
 from runtime.device import Device
 from runtime.distributed import Runtime
@@ -44,11 +44,10 @@ def train_one_epoch(
     """
     state.net.train()
     logger, step = state.logger, partial(training_step, state, criterion)
-    for images, masks, meta in logger.batches(loader, state.epoch):
-        tables = meta.get("tables")
+    for batch in logger.batches(loader, state.epoch):
         state.precision.copy_rates()
-        numbers = state.step_graph(step, images, masks, *([] if tables is None else [tables]))
-        logger.record(len(images), numbers, report_unreadable(meta), stop())
+        numbers = state.step_graph(step, *tensors_of(batch))
+        logger.record(len(batch[0]), numbers, report_unreadable(batch[2]), stop())
         if logger.is_last_step:
             # so that validation and the checkpoint use BatchNorm statistics of all images, not of one process's share
             state.runtime.mean_(statistics(state.model).values())

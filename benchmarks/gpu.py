@@ -111,24 +111,25 @@ def flops_per_image(arch: str, side: int) -> float:
     return counter.get_total_flops()
 
 
-def build_state(bench: Bench, *flags: object) -> tuple[TrainingState, list]:
-    """Return a training state, and one batch of its loader on the device."""
+def build_state(bench: Bench, *flags: object) -> tuple[TrainingState, tuple]:
+    """Return a training state, and one batch of its loader, on the device."""
     args = options.parse_train(bench.flags("--epochs", 1, "--num_workers", 0, *flags))
     with silence():
         torch.manual_seed(args.seed)
         train_loader, _ = train.build_loaders(args, bench.runtime)
         state = train.build_state(args, bench.runtime, BLOCK)
-    images, target, _ = next(iter(train_loader))
-    return state, [images.to(bench.runtime.device), target.to(bench.runtime.device)]
+    images, masks, meta = next(iter(train_loader))
+    device = bench.runtime.device
+    return state, (images.to(device), masks.to(device), meta | {"tables": meta["tables"].to(device)})
 
 
-def run_block(bench: Bench, state: TrainingState, batch: list, steps: int) -> float:
+def run_block(bench: Bench, state: TrainingState, batch: tuple, steps: int) -> float:
     """Train an epoch of this many steps; returns its seconds."""
     criterion = engine.build_criterion("LovaszHingeLoss")
     bench.synchronize()
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        engine.train_one_epoch(state, [(*batch, {})] * steps, criterion)
+        engine.train_one_epoch(state, [batch] * steps, criterion)
     bench.synchronize()
     seconds = time.perf_counter() - start
     state.logger.reset()

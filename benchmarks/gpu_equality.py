@@ -27,6 +27,7 @@ import engine
 import options
 import train
 from benchmarks.measure import prepared_data, silence
+from runtime.byte_batches import tensors_of
 from runtime.distributed import Runtime, init_runtime
 from runtime.errors import report_errors
 
@@ -58,7 +59,7 @@ def run(data: Path, level: str, choice: str, args: argparse.Namespace, runtime: 
         torch.manual_seed(own.seed)
         loader, _ = train.build_loaders(own, runtime)
         state = train.build_state(own, runtime, args.steps)
-    criterion, batches = OverflowingLoss(state.model), [batch[:2] for batch in loader]
+    criterion, batches = OverflowingLoss(state.model), [tensors_of(batch) for batch in loader]
     step, numbers = lambda *batch: engine.training_step(state, criterion, *batch), []
     state.net.train()
     for number in range(args.steps):

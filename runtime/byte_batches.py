@@ -56,13 +56,19 @@ def largest_batch_bytes(batch_size: int, channels: int, height: int, width: int)
     return batch_size * channels * height * width + max(MAX_TABLE_ROWS, 2 * batch_size) * row
 
 
+def tensors_of(batch: tuple[Tensor, Tensor, dict]) -> list[Tensor]:
+    """Return the images, masks and, if it has them, tables of a loader's batch: the arguments of `input_and_target`."""
+    images, masks, meta = batch
+    return [images, masks] if meta.get("tables") is None else [images, masks, meta["tables"]]
+
+
 def to_device(images: Tensor, masks: Tensor, tables: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """Copy a batch to the device, without waiting for it, and return input and target, see `input_and_target`."""
     images, masks = (pixels.to(device, non_blocking=True) for pixels in (images, masks))
     return input_and_target(images, masks, None if tables is None else tables.to(device, non_blocking=True))
 
 
-def input_and_target(images: Tensor, masks: Tensor, tables: Tensor | None) -> tuple[Tensor, Tensor]:
+def input_and_target(images: Tensor, masks: Tensor, tables: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return a network's input (N, 3, H, W) and target (N, num_classes, H, W), float32, of a batch on one device.
 
     tables: float32 (1 or N, 2 or 4, 256), for all images together or for each. The last row has the target for each
