@@ -131,7 +131,7 @@ def segment_validation(model, args: Namespace, runtime) -> Gallery:
         gallery, originals = Gallery(Path(args.output), len(data), args.threshold, pool), zip(data.ids, found)
 
         def add(logits, target, ids: list[str]) -> None:
-            for img_id, probability in zip(ids, logits.sigmoid().cpu().numpy()):
+            for img_id, probability in zip(ids, logits.sigmoid().numpy()):
                 image, masks = next(original for other, original in originals if other == img_id).result()
                 path = data.folder.image_path(img_id)
                 gallery.add(img_id, path, image, probability, masks.transpose(2, 0, 1) > 127)

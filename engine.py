@@ -1,7 +1,6 @@
 """The loops: one training epoch, one evaluation, one prediction pass; and building and loading the net they run."""
 
 import math
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,14 +17,14 @@ from losses import LOSSES, DeepSupervisionLoss
 from metrics import dice_coef, iou_score
 from runtime.byte_batches import input_and_target, tensors_of, to_device
 from runtime.checkpoint import load_checkpoint
-from runtime.device import Device
+from runtime.device import Device, PendingValues
 from runtime.distributed import Runtime
 from runtime.errors import InputError, checkpoint_errors
 from runtime.interrupts import Interrupted
 from runtime.precision import warn_if_half_is_slow
 from runtime.precision_levels import to_half
 from runtime.state import TrainingState, statistics
-from utils import AverageMeter, progress_line
+from utils import ValidationLogger, report_unreadable
 
 
 def train_one_epoch(
@@ -82,7 +81,7 @@ def evaluate(
     loader: Iterable,
     criterion: nn.Module,
     runtime: Runtime,
-    on_batch: Callable[[Tensor, Tensor, list[str]], None] = lambda logits, target, ids: None,
+    on_batch: Callable[[Tensor, Tensor, list[str]], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Run one pass over a validation loader; returns loss, iou and dice.
@@ -90,41 +89,34 @@ def evaluate(
     Prints a line for each batch, and the IoU at the end.
 
     Each value is averaged over the batches, weighted by their size ("batch IoU"), as in the published tables.
-    on_batch: gets the logits and targets, both (N, num_classes, H, W), and the ids of each batch of this process.
-    Raises InputError if no image could be read, and Interrupted in all processes if any was asked to stop.
+    on_batch: gets the logits and targets, both (N, num_classes, H, W) on the CPU, and the ids of each batch of this
+    process. Raises InputError if no image could be read, and Interrupted in all processes if any was asked to stop.
     """
     model.eval()
-    batch_time, losses = AverageMeter("Time", "6.3f"), AverageMeter("Loss", ".4e")
-    ious, dices = AverageMeter("Iou", "6.4f"), AverageMeter("Dice", "6.4f")
-    batches, unreadable, start = iter(loader), 0, time.perf_counter()
-    steps = math.ceil(runtime.sum(len(loader))[0] / runtime.world_size)  # in the last one some ranks may have no batch
-    for step in range(1, steps + 1):
+    steps = len(loader)
+    if runtime.world_size > 1:  # in the last step some ranks may have no batch
+        steps = math.ceil(runtime.sum(steps)[0] / runtime.world_size)
+    logger, batches = ValidationLogger(runtime, steps), iter(loader)
+    for _ in range(steps):
         images, masks, meta = next(batches, (None, None, {}))
-        own = (0.0,) * 4  # a rank without a batch still takes part in the sum
+        own, on_read = (0.0,) * 4, None  # a rank without a batch still takes part in the sum
         if images is not None:
             images, target = to_device(images, masks, meta.get("tables"), runtime.device)
             output = model(images.to(memory_format=runtime.memory_format))
             logits = final_head(output).contiguous()
             scores = criterion(output, target), iou_score(logits, target), dice_coef(logits, target)
             own = len(images), *(score * len(images) for score in scores)
-            on_batch(logits, target, meta["img_id"])
-        count, *totals, missed, stopping = runtime.sum(*own, report_unreadable(meta), stop())
-        unreadable += int(missed)
-        for meter, total in zip((losses, ious, dices), totals):
-            if count:
-                meter.update(total / count, count)
-        batch_time.update(time.perf_counter() - start)
-        start = time.perf_counter()
-        print(progress_line("Test: ", step, steps, (batch_time, losses, ious)), flush=True)
-        if stopping:
+            if on_batch:
+                copies = runtime.copy_to_host(logits), runtime.copy_to_host(target)
+                on_read = partial(_hand_over, on_batch, copies, meta["img_id"])
+        logger.record(own, meta, stop(), on_read)
+        if logger.stop_requested:
             raise Interrupted
-    if not losses.count:
-        raise InputError("no image to validate with could be read; they are named above")
-    if unreadable:
-        print(f"{unreadable} unreadable images were left out of the validation", flush=True)
-    # "npu id" on every device: harnesses grep it
-    print(f"[npu id: {runtime.device_id} ] [AVG-IOU] * Iou {ious.avg:.4f}", flush=True)
-    return {"loss": losses.avg, "iou": ious.avg, "dice": dices.avg}
+    return logger.finish()
+
+
+def _hand_over(on_batch: Callable, copies: Iterable[PendingValues], ids: list[str]) -> None:
+    on_batch(*(copy.wait_for_tensor() for copy in copies), ids)
 
 
 @torch.inference_mode()
@@ -134,13 +126,6 @@ def predict(model: nn.Module, batches: Iterable[Tensor | np.ndarray], runtime: R
     for images in batches:
         logits = final_head(model(torch.as_tensor(images).to(runtime.device, memory_format=runtime.memory_format)))
         yield torch.sigmoid(logits).cpu().contiguous()
-
-
-def report_unreadable(meta: dict[str, list]) -> int:
-    """Print why images of a batch could not be read; returns their number."""
-    for reason in meta.get("unreadable", ()):
-        print(f"warning: skipped: {reason}", flush=True)
-    return len(meta.get("unreadable", ()))
 
 
 def final_head(output: Tensor | list[Tensor]) -> Tensor:

@@ -113,7 +113,7 @@ def train(
             train_loader.batch_sampler.set_epoch(state.epoch, state.step)
             trained = engine.train_one_epoch(state, train_loader, criterion, stop, callbacks)
             state.before_validation()
-            validated = engine.evaluate(state.eval_model, val_loader, criterion, runtime, board.keep_images, stop)
+            validated = engine.evaluate(state.eval_model, val_loader, criterion, runtime, board.on_batch, stop)
             row = {"epoch": state.epoch, "lr": state.learning_rate, "loss": trained["loss"], "iou": trained["iou"]}
             row |= {f"val_{key}": validated[key] for key in ("loss", "iou", "dice")}
             is_best = state.finish_epoch(row | {"images_per_s": trained["fps"]})

@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -151,6 +151,69 @@ class MetricLogger:
             raise ValueError(f"{self.step} steps, but not as many times")
         for name, meter in self.meters.items():
             meter.val, meter.sum, meter.count = map(float, state["meters"][name])
+
+
+class ValidationLogger:
+    """Averages the scores of the batches of a validation pass, weighted by their size, and prints a line for each.
+
+    On an accelerator the numbers of a batch are read after the next batch was launched, so that the device never waits
+    for the host. All numbers are those of the whole run, over its processes.
+    """
+
+    def __init__(self, runtime: Runtime, steps: int):
+        """steps: number of batches of the process that has most of them."""
+        self.runtime, self.steps = runtime, steps
+        self.step = 0  # the last one whose numbers were read
+        self.unreadable = 0  # images that were left out
+        self.stop_requested = False
+        self.batch_time, self.loss = AverageMeter("Time", "6.3f"), AverageMeter("Loss", ".4e")
+        self.iou, self.dice = AverageMeter("Iou", "6.4f"), AverageMeter("Dice", "6.4f")
+        self.pending, self.start = deque(), time.perf_counter()
+
+    def record(self, scores: Iterable, meta: Mapping, stop: bool, on_read: Callable[[], None] | None = None) -> None:
+        """Take in a batch of this process, and print what has arrived.
+
+        scores: the number of images, and loss, IoU and Dice times this number, as numbers or tensors of one number; 0
+        without a batch. meta: of the batch. on_read: is called before the batch's line is printed.
+        """
+        values = self.runtime.sum_async(*scores, len(meta.get("unreadable", ())), stop)
+        self.pending.append((values, meta, on_read))
+        is_last = self.step + len(self.pending) == self.steps
+        while len(self.pending) > (0 if is_last or self.stop_requested else int(self.runtime.is_accelerator)):
+            self._read_and_print(*self.pending.popleft())
+
+    def _read_and_print(self, values, meta: Mapping, on_read: Callable[[], None] | None) -> None:
+        count, *totals, unreadable, stops = values.wait()
+        if on_read:
+            on_read()
+        report_unreadable(meta)
+        for meter, total in zip((self.loss, self.iou, self.dice), totals):
+            if count:
+                meter.update(total / count, count)
+        self.step += 1
+        self.unreadable += int(unreadable)
+        self.stop_requested |= bool(stops)
+        now = time.perf_counter()
+        self.batch_time.update(now - self.start)
+        self.start = now
+        print(progress_line("Test: ", self.step, self.steps, (self.batch_time, self.loss, self.iou)), flush=True)
+
+    def finish(self) -> dict[str, float]:
+        """Print the IoU, and return `loss`, `iou` and `dice`; raises InputError if no image could be read."""
+        if not self.loss.count:
+            raise InputError("no image to validate with could be read; they are named above")
+        if self.unreadable:
+            print(f"{self.unreadable} unreadable images were left out of the validation", flush=True)
+        # "npu id" on every device: harnesses grep it
+        print(f"[npu id: {self.runtime.device_id} ] [AVG-IOU] * Iou {self.iou.avg:.4f}", flush=True)
+        return {"loss": self.loss.avg, "iou": self.iou.avg, "dice": self.dice.avg}
+
+
+def report_unreadable(meta: Mapping) -> int:
+    """Print why images of a batch could not be read; returns their number."""
+    for reason in meta.get("unreadable", ()):
+        print(f"warning: skipped: {reason}", flush=True)
+    return len(meta.get("unreadable", ()))
 
 
 def warmup_steps(steps: int, world_size: int = 1) -> int:

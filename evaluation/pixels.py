@@ -28,8 +28,7 @@ class PixelScores:
         self.folder, self.data, self.pool, self.batches, self.futures = folder, data, pool, [], []
 
     def __call__(self, logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
-        """Take in a batch: logits and targets (N, num_classes, H, W)."""
-        logits, target = logits.cpu(), target.cpu()
+        """Take in a batch: logits and targets (N, num_classes, H, W), on the CPU."""
         classes = range(logits.shape[1])
         for label, chosen in [("all", slice(None)), *((f"class {k}", k) for k in classes)]:
             scores = {key: score(logits[:, chosen], target[:, chosen]).item() for key, score in PIXEL_SCORES.items()}

@@ -28,13 +28,16 @@ class PendingValues:
     order: tuple[float | None, ...] = ()  # numbers of the host among which the values belong, at each None
 
     def wait(self) -> list[float]:
-        if self.copied is not None:
-            self.copied.synchronize()
-        values = self.values.tolist()
+        values = self.wait_for_tensor().tolist()
         if not self.order:
             return values
         arrived = iter(values)
         return [next(arrived) if number is None else float(number) for number in self.order]
+
+    def wait_for_tensor(self) -> torch.Tensor:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.values
 
 
 class CudaGraph:

@@ -37,12 +37,16 @@ class Board:
         self.kept: list[tuple[str, Tensor, Tensor]] = []  # id, probability and truth (num_classes, H, W) of the epoch
         self.shown: set[str] = set()  # ids whose image and truth, which do not change, are written
 
+    @property
+    def on_batch(self) -> Callable[[Tensor, Tensor, list[str]], None] | None:
+        """What engine.evaluate calls with each batch; None without a writer, so that batches stay on the device."""
+        return self.keep_images if self.writer else None
+
     def keep_images(self, logits: Tensor, target: Tensor, ids: list[str]) -> None:
-        """Keep the first images of a validation: logits and targets (N, num_classes, H, W), and ids."""
+        """Keep the first images of a validation: logits and targets (N, num_classes, H, W), on the CPU, and ids."""
         count = MAX_IMAGES - len(self.kept)
-        if self.writer and count > 0:
-            probability = torch.sigmoid(logits[:count]).float().cpu()
-            self.kept += zip(ids, probability, target[:count].cpu())
+        if count > 0:
+            self.kept += zip(ids, torch.sigmoid(logits[:count]).float(), target[:count])
 
     def write_epoch(self, row: Mapping[str, float]) -> None:
         """Write a row of log.csv, its epoch as the step, and the images that are kept."""

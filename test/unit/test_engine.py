@@ -1,9 +1,12 @@
-"""Training epochs on a stand-in for an accelerator: when the numbers of a step are read, and what the speed counts."""
+"""Epochs on a stand-in for an accelerator: when the numbers of a step or batch are read, and what the speed counts."""
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -166,3 +169,93 @@ def test_a_run_on_an_accelerator_stops_with_all_steps_read(monkeypatch, asked, s
             state, SlowLoader(14, clock, 1.0), engine.build_criterion("BCEDiceLoss"), lambda: launched() >= asked
         )
     assert launched() == state.step == len(state.logger.seconds) == stopped
+
+
+class TwoPixelNet(nn.Conv2d):
+    """Gives one class; records each batch that it gets."""
+
+    def __init__(self, events: list):
+        super().__init__(3, 1, 1)
+        self.events, self.batches = events, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches += 1
+        self.events.append(("forward", self.batches))
+        return super().forward(x)
+
+
+def validation_batches(sizes: list[int]) -> list[tuple]:
+    """Return batches of random images and masks; a size of 0 is a batch of which no image could be read."""
+    generator, batches = torch.Generator().manual_seed(2), []
+    for number, size in enumerate(sizes, 1):
+        images, masks = (torch.rand(size, channels, 4, 4, generator=generator) for channels in (3, 1))
+        unreadable = [] if size == 3 else [f"file of batch {number}"]
+        meta = {"img_id": [f"{number}.{k}" for k in range(size)], "unreadable": unreadable}
+        batches.append((images, masks, meta) if size else (None, None, meta))
+    return batches
+
+
+def evaluate(runtime: Runtime, sizes: list[int], events: list, stop=lambda: False) -> dict[str, float]:
+    torch.manual_seed(0)
+    criterion = engine.build_criterion("BCEDiceLoss")
+    on_batch = lambda logits, target, ids: events.append(("handed over", ids))  # noqa: E731
+    return engine.evaluate(TwoPixelNet(events), validation_batches(sizes), criterion, runtime, on_batch, stop)
+
+
+def untimed(printed: str) -> str:
+    return re.sub(r"Time\s+\S+ \(\s*\S+\)", "", printed)
+
+
+@pytest.mark.parametrize("sizes", [[3], [3, 3, 3, 2], [0, 3, 2], [3, 0], [3, 3, 0, 0, 1]], ids=str)
+def test_a_validation_batch_is_read_when_the_next_one_has_been_launched(sizes, capsys):
+    """Numbers, lines and their order are those of the CPU, where each batch is read at once."""
+    expected = evaluate(Runtime(torch.device("cpu"), 0), sizes, at_once := [])
+    lines = untimed(capsys.readouterr().out)
+    runtime = FakeAccelerator(torch.device("cpu"), 0)
+    object.__setattr__(runtime, "events", events := [])
+    assert evaluate(runtime, sizes, events) == pytest.approx(
+        expected, rel=1e-6
+    )  # another memory format rounds otherwise
+    assert untimed(capsys.readouterr().out) == lines
+    assert lines.count("Test: [") == len(sizes) and lines.count("warning: skipped: ") == sum(s != 3 for s in sizes)
+    batches = [number for number, size in enumerate(sizes, 1) if size]
+    handed_over = [what for what in events if what[0] == "handed over"]
+    assert handed_over == [what for what in at_once if what[0] == "handed over"]
+    for earlier, later in pairwise(range(len(batches))):
+        # if both batches follow each other, else the empty one between them has taken the place of the later one
+        if batches[later] == batches[earlier] + 1:
+            assert events.index(("forward", later + 1)) < events.index(handed_over[earlier])
+            assert at_once.index(("forward", later + 1)) > at_once.index(handed_over[earlier])
+
+
+def test_batches_stay_on_the_device_if_nobody_wants_them():
+    """Only the sums of scores are copied, one for each batch."""
+    runtime = FakeAccelerator(torch.device("cpu"), 0)
+    object.__setattr__(runtime, "events", events := [])
+    model, criterion = TwoPixelNet(events), engine.build_criterion("BCEDiceLoss")
+    engine.evaluate(model, validation_batches([3] * 5), criterion, runtime)
+    reads = [number for what, number in events if what == "read"]
+    assert reads == [1, 2, 3, 4, 5] and events.index(("read", 1)) > events.index(("forward", 2))
+
+
+@pytest.mark.parametrize("asked, launched", [(1, 2), (2, 3), (4, 5), (5, 5)])
+def test_a_validation_on_an_accelerator_stops_with_all_lines_printed(asked, launched, capsys):
+    runtime = FakeAccelerator(torch.device("cpu"), 0)
+    object.__setattr__(runtime, "events", events := [])
+    forwards = lambda: sum(what == "forward" for what, _ in events)  # noqa: E731
+    with pytest.raises(Interrupted):
+        evaluate(runtime, [3] * 5, events, lambda: forwards() >= asked)
+    assert forwards() == launched == capsys.readouterr().out.count("Test: [")
+
+
+def test_scores_of_a_validation_by_their_formula():
+    """Means over batches, weighted by their size, from NumPy in double precision."""
+    result = evaluate(Runtime(torch.device("cpu"), 0), [3, 2, 1], [])
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 1, 1)
+    (weight, bias), ious = (p.detach().double().numpy() for p in net.parameters()), []
+    for images, masks, _ in validation_batches([3, 2, 1]):
+        logits = np.einsum("nchw,c->nhw", images.double().numpy(), weight[0, :, 0, 0]) + bias[0]
+        found, true = logits > 0, masks[:, 0].numpy() > 0.5
+        ious.append((np.sum(found & true) + 1e-5) / (np.sum(found | true) + 1e-5))
+    assert result["iou"] == pytest.approx(np.average(ious, weights=[3, 2, 1]), abs=1e-6)

@@ -76,15 +76,26 @@ def train(runtime: Runtime, batch_norm: str) -> dict:
 
 
 def evaluate(runtime: Runtime, data_path: str) -> dict:
-    """Evaluate a net with random weights; returns its scores and the ids of each batch of this rank."""
+    """Evaluate a net with random weights; returns its scores, and the ids and mean logits of each batch of this rank.
+
+    waits: how often the host waited for an NPU meanwhile.
+    """
     folder = PreparedFolder(Path(data_path))
     data = dataset.NucleiDataset(folder, folder.list_ids(), Pipeline(val_transform(16, 16)))
     loader = dataset.val_loader(data, 8 * runtime.world_size, 0, False, runtime.rank, runtime.world_size)
     torch.manual_seed(0)
     criterion = engine.build_criterion("LovaszHingeLoss")
-    model, seen = archs.UNet(1, 3).to(runtime.device), []
-    result = engine.evaluate(model, loader, criterion, runtime, lambda logits, target, ids: seen.append(ids))
-    return result | {"seen": seen}
+    model, seen, means = archs.UNet(1, 3).to(runtime.device), [], []
+
+    def on_batch(logits: torch.Tensor, target: torch.Tensor, ids: list[str]) -> None:
+        assert logits.device == target.device == torch.device("cpu") and len(logits) == len(target) == len(ids)
+        seen.append(ids)
+        means.append((logits + target).mean().item())
+
+    counted = torch.npu.waits if runtime.is_accelerator else lambda: 0
+    before = counted()
+    result = engine.evaluate(model, loader, criterion, runtime, on_batch)
+    return result | {"seen": seen, "means": means, "waits": counted() - before}
 
 
 if __name__ == "__main__":

@@ -136,6 +136,26 @@ def test_a_step_never_waits_for_the_npu(tmp_path, level, more):
         assert len(set(averages["npu"])) >= 4 and averages["npu"] == pytest.approx(averages["cpu"], abs=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_evaluation_never_waits_for_the_npu(tmp_path, count):
+    """Its scores and logits are those of the CPU, also if some ranks lack a last batch.
+
+    What is copied from the stand-in is NaN until the host has waited for the end of the copy.
+    """
+    write_dataset(tmp_path / "data", count=21)
+    (expected,) = run_task(1, "evaluate", "cpu", "data", cwd=tmp_path, **NARROW)
+    found = run_task(count, "evaluate", "npu", "data", cwd=tmp_path, **ON_NPU)
+    batches = list(zip(expected["seen"], expected["means"]))
+    for rank, own in enumerate(found):
+        # collectives of the stand-in wait: one for each of two batches, and one for the number of batches
+        assert own["waits"] == (0 if count == 1 else 3)
+        assert own["seen"] == [ids for ids, _ in batches[rank::count]]
+        assert own["means"] == pytest.approx([mean for _, mean in batches[rank::count]], abs=1e-4)
+        for key in ("loss", "iou", "dice"):
+            assert own[key] == pytest.approx(expected[key], abs=1e-4)
+    assert len({len(own["seen"]) for own in found}) == count, "one rank lacks the last batch"
+
+
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_a_saturating_npu_is_read_for_overflows_in_each_step(tmp_path, level):
     """Its gradients show no infinity, so its own scaler must read the device's flag, also with a static scale."""
