@@ -1,6 +1,8 @@
 """A training step as one graph of the device: captured once, then launched as a whole."""
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import Tensor
 
@@ -59,7 +61,7 @@ class StepGraph:
         try:
             self.output = self.graph.capture(step, *inputs)
         except Exception as error:  # nothing has run yet, so the step itself will follow
-            print(f"warning: no graph, each operator of a step is launched by itself: {one_line(error)}", flush=True)
+            print(f"warning: no graph, each operator of a step is launched by itself: {_cause(error)}", flush=True)
             self.graph = None
             return
         self.inputs = inputs
@@ -68,6 +70,14 @@ class StepGraph:
 
 def _kind(x: Tensor) -> tuple:
     return x.shape, x.dtype
+
+
+def _cause(error: BaseException) -> str:
+    """Describe the first error and its place; ending a capture that has failed raises another one."""
+    while error.__context__ is not None:
+        error = error.__context__
+    *_, place = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {one_line(error)}"
 
 
 def graph_obstacle(precision: Precision, device: Device, processes: int, profiling: bool) -> str:

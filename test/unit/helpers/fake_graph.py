@@ -18,7 +18,10 @@ class FakeGraph:
     def capture(self, function: Callable, *args) -> torch.Tensor:
         self.events.append("capture")
         if self.error:
-            raise self.error
+            try:
+                raise self.error
+            finally:  # as torch.cuda.graph does when it ends the capture
+                raise RuntimeError("the capture was invalidated")
         self.recorded, self.output = (function, args), torch.full((3,), torch.nan)
         return self.output
 
