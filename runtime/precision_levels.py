@@ -147,6 +147,10 @@ class ScaledLoss(Precision):
             self.optimizer.found_inf, self.optimizer.grad_scale = overflow, None
             self._step_optimizer()
             return
+        if not self.device.is_accelerator and self.optimizer.state:  # on the CPU, reading the flag waits for nothing
+            if not overflow:
+                self._step_optimizer()
+            return
         before = {tensor: tensor.detach().clone() for tensor in self._stepped_tensors()}
         self._step_optimizer()
         with torch.no_grad():

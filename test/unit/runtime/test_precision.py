@@ -11,7 +11,7 @@ import archs
 import options
 import train as train_script
 from runtime import precision_levels
-from runtime.distributed import init_runtime
+from runtime.distributed import Runtime, init_runtime
 from runtime.precision import adam, choose_opt_level, prepare
 from runtime.precision_levels import Precision, to_half
 
@@ -145,6 +145,34 @@ def test_an_overflow_changes_nothing_but_a_dynamic_scale(level, loss_scale):
     images, target = data[3]
     assert precision.step(loss_of(precision.model(images), target)) == 0
     assert not equal(before, changing_tensors(precision))
+
+
+class Accelerator(Runtime):
+    """Computes on the CPU, but claims that reading a number would wait for the device."""
+
+    is_accelerator, half_dtype = True, torch.bfloat16
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize("overflowing", [0, 2])
+def test_an_accelerator_undoes_the_step_that_the_cpu_leaves_out(level, kind, overflowing):
+    """Also if it is the first step, after which the optimizer has a state; the next steps are the same."""
+    found = []
+    for device in (CPU, Accelerator(torch.device("cpu"))):
+        model = small_net()
+        settings = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+        precision = prepare(model, kind(model.parameters(), lr=1e-2, **settings), device, level, 128.0)
+        skipped = []
+        for step, (images, target) in enumerate(batches(5)):
+            loss = loss_of(precision.model(images), target)
+            if step == overflowing:
+                loss = loss + precision.model[-1].bias.float().sum() * 1e39
+            skipped.append(int(precision.step(loss)))
+        assert skipped == [int(step == overflowing) for step in range(5)]
+        assert precision.state_dict()["loss_scaler0"]["unskipped"] == 4 - overflowing
+        found.append(changing_tensors(precision))
+    assert equal(*found)
 
 
 def test_a_dynamic_scale_doubles_after_clean_steps(monkeypatch):
