@@ -112,7 +112,7 @@ def log_steps(logger: MetricLogger, losses: list[float], total: int) -> MetricLo
             return total
 
     for loss in logger.batches(Loader(losses), epoch=1):
-        logger.record(4, loss, 0.5, 0, 0, False)
+        logger.record(4, torch.tensor([loss, 0.5, 0.0]), 0, False)
     return logger
 
 
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys):
 def test_skipped_steps_and_unreadable_images_are_counted(capsys):
     logger = MetricLogger(init_runtime("cpu"))
     for step, _ in enumerate(logger.batches([None] * 4, epoch=0)):
-        logger.record(4, 1.0, 0.5, skipped=step % 2, unreadable=step, stop=False)
+        logger.record(4, torch.tensor([1.0, 0.5, step % 2]), unreadable=step, stop=False)
     logger.finish_epoch()
     out = capsys.readouterr().out
     assert "2 of 4 steps were skipped: their gradients overflowed\n" in out
