@@ -43,7 +43,7 @@ from runtime.state import TrainingState
 PARTS = ("peak", "steps", "loader")
 LEVELS = ("O0", "O1", "O2")
 TINY_WIDTHS = (4, 4, 8, 8, 8)
-BLOCK = 10  # steps that are timed together
+BLOCK_IMAGES, MIN_BLOCK = 640, 10  # images and steps that are timed together, at least
 
 
 class Table:
@@ -111,16 +111,22 @@ def flops_per_image(arch: str, side: int) -> float:
     return counter.get_total_flops()
 
 
-def build_state(bench: Bench, *flags: object) -> tuple[TrainingState, tuple]:
-    """Return a training state, and one batch of its loader, on the device."""
-    args = options.parse_train(bench.flags("--epochs", 1, "--num_workers", 0, *flags))
-    with silence():
-        torch.manual_seed(args.seed)
-        train_loader, _ = train.build_loaders(args, bench.runtime)
-        state = train.build_state(args, bench.runtime, BLOCK)
-    images, masks, meta = next(iter(train_loader))
+def load_batch(bench: Bench, batch_size: int) -> tuple:
+    """Return one batch of the training loader, on the device."""
     device = bench.runtime.device
-    return state, (images.to(device), masks.to(device), meta | {"tables": meta["tables"].to(device)})
+    with silence():
+        args = options.parse_train(bench.flags("-b", batch_size, "--num_workers", 0))
+        train_loader, _ = train.build_loaders(args, bench.runtime)
+    images, masks, meta = next(iter(train_loader))
+    return images.to(device), masks.to(device), meta | {"tables": meta["tables"].to(device)}
+
+
+def build_state(bench: Bench, *flags: object) -> TrainingState:
+    """Return the training state of a run."""
+    args = options.parse_train(bench.flags(*flags))
+    torch.manual_seed(args.seed)
+    with silence():
+        return train.build_state(args, bench.runtime, MIN_BLOCK)
 
 
 def run_block(bench: Bench, state: TrainingState, batch: tuple, steps: int) -> float:
@@ -139,32 +145,35 @@ def run_block(bench: Bench, state: TrainingState, batch: tuple, steps: int) -> f
 
 def measure_steps(bench: Bench) -> None:
     """Measure each net, precision and batch size without and with a graph."""
-    for arch in archs.ARCHS:
-        flops = flops_per_image(arch, bench.side)
-        for batch_size in bench.batch_sizes:
+    for batch_size in bench.batch_sizes:
+        batch = load_batch(bench, batch_size)
+        for arch in archs.ARCHS:
             for level in LEVELS:
-                measure_pair(bench, f"{arch}, {level}, batch {batch_size}", flops, arch, level, batch_size)
+                measure_pair(bench, arch, level, batch)
                 gc.collect()  # optimizers and schedulers refer to each other
                 if bench.runtime.is_accelerator:
                     torch.get_device_module(bench.runtime.device).empty_cache()
 
 
-def measure_pair(bench: Bench, name: str, flops: float, *what: object) -> None:
-    """Measure a step without and with a graph in turn; what: architecture, level, batch size."""
-    arch, level, batch_size = what
+def measure_pair(bench: Bench, arch: str, level: str, batch: tuple) -> None:
+    """Measure a step without and with a graph in turn."""
+    batch_size = len(batch[0])
+    name, flops = f"{arch}, {level}, batch {batch_size}", flops_per_image(arch, bench.side)
     flags = ("--arch", arch, "--amp", "--opt_level", level, "-b", batch_size)
     can_capture = bench.runtime.new_graph() is not None
     sides = {"eager": build_state(bench, *flags, "--cuda_graph", "off")}
     if can_capture:
         sides["graph"] = build_state(bench, *flags, "--cuda_graph", "on")
-    block, seconds, repeats = (1, 0.0, 1) if bench.args.tiny else (BLOCK, bench.args.seconds, 3)
-    for state, batch in sides.values():
+    block, seconds, repeats = max(MIN_BLOCK, BLOCK_IMAGES // batch_size), bench.args.seconds, 3
+    if bench.args.tiny:
+        block, seconds, repeats = 1, 0.0, 1
+    for state in sides.values():
         run_block(bench, state, batch, 1 if bench.args.tiny else WARMUP_STEPS + 2)
-    if can_capture and not sides["graph"][0].step_graph.inputs:
+    if can_capture and not sides["graph"].step_graph.inputs:
         sys.exit(f"benchmark: {name}: the step was not captured")
     times: dict[str, list[float]] = {side: [] for side in sides}
     while sum(map(sum, times.values())) < seconds * len(sides) or len(times["eager"]) < repeats:
-        for side, (state, batch) in sides.items():
+        for side, state in sides.items():
             times[side].append(run_block(bench, state, batch, block))
     peak = bench.peaks.get(torch.float32 if level == "O0" else bench.runtime.half_dtype)
     for side, found in times.items():

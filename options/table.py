@@ -123,7 +123,7 @@ GROUPS = {
         "device": Flag("auto", None, "auto: NPU, then CUDA GPU, then CPU", DEVICES),
         "device_id": Flag(None, whole(0), "its number; ASCEND_DEVICE_ID has priority (default: 0, or the local rank)",
             local=True),
-        "cuda_graph": Flag("auto", None, "launch a training step as one CUDA graph; auto: if possible",
+        "cuda_graph": Flag("off", None, "launch a training step as one CUDA graph (not tried yet); auto: if possible",
             ("auto", "on", "off"), local=True),
     },
     "several processes": {

@@ -122,9 +122,8 @@ class Device:
             fused_adam = torch_npu.optim.NpuFusedAdamW if decoupled else torch_npu.optim.NpuFusedAdam
             return fused_adam(parameters, lr=lr, weight_decay=weight_decay)
         adam = torch.optim.AdamW if decoupled else torch.optim.Adam
-        on_cuda = self.device.type == "cuda"
-        # fused None: torch chooses; capturable: its step can become a part of a graph
-        return adam(parameters, lr=lr, weight_decay=weight_decay, fused=on_cuda or None, capturable=on_cuda)
+        fused = True if self.device.type == "cuda" else None  # None: torch chooses
+        return adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
 
     def grad_scaler(self, scale: float):
         """Return a GradScaler that starts at `scale`; on NPUs that saturate, torch_npu's reads their overflow flag."""

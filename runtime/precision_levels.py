@@ -1,5 +1,6 @@
 """The levels O0–O3 of mixed precision in native torch."""
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -20,15 +21,23 @@ class Precision:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *_):
         self.model, self.optimizer = model, optimizer
         self.names: list[str] = []
-        groups = [group for group in optimizer.param_groups if group.get("capturable")]
-        # A captured step reads the learning rates from the device; a number would be part of the graph.
-        self.rates = [torch.full((), group["lr"], device=group["params"][0].device) for group in groups]
-        self.copied_rates = [group["lr"] for group in groups]
+        self.rates: list[Tensor] = []  # learning rates on the device, for a step that will be captured
+        self.copied_rates: list[float] = []
 
     @property
     def is_capturable(self) -> bool:
-        """Can a step be captured as a graph? It must not wait for the device, or read numbers that change from it."""
-        return bool(self.rates)
+        """Can a step be captured as a graph? It must not wait for the device: a fused Adam counts its steps there."""
+        return all(group.get("fused") and "capturable" in group for group in self.optimizer.param_groups)
+
+    def make_capturable(self) -> None:
+        """Prepare the optimizer for a step that will be captured; call it before the first step."""
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True
+            # a captured step reads the learning rates from the device; a number would be part of the graph
+            self.rates.append(torch.full((), group["lr"], device=group["params"][0].device))
+            self.copied_rates.append(group["lr"])
+        # the steps before the capture are ordinary ones
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True", UserWarning)
 
     def step(self, loss: Tensor) -> Tensor | int:
         """Run the backward pass and the optimizer's step; returns 1 (or a tensor of it) if it was skipped, else 0."""

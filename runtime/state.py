@@ -90,6 +90,7 @@ class TrainingState:
         if choice == "on" and obstacle:
             raise InputError(f"--cuda_graph on: {obstacle}; use --cuda_graph auto")
         if choice != "off" and not obstacle:
+            self.precision.make_capturable()
             self.step_graph = StepGraph(self.runtime, self.runtime.new_graph())
 
     @property

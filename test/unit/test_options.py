@@ -77,7 +77,7 @@ VALUES = [
     ("--deep_supervision", False, "0", False),
     ("--save_steps", 0, "50", 50),
     ("--dist_timeout", 600, "30.5", 30.5),
-    ("--cuda_graph", "auto", "off", "off"),
+    ("--cuda_graph", "off", "on", "on"),
 ]
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
 SWITCHES += [

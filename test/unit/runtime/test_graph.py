@@ -91,12 +91,12 @@ class WithGraphs(Runtime):
 
     def adam(self, parameters, lr: float, weight_decay: float = 0.0, decoupled: bool = False):
         kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-        return kind(parameters, lr=lr, weight_decay=weight_decay, fused=True, capturable=True)
+        return kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def has_graph(*flags: str, runtime: Runtime | None = None) -> bool:
     """Do the steps of a run with these flags run as a graph?"""
-    args = options.parse_train([*TINY, "--amp", "--epochs", "1", *flags])
+    args = options.parse_train([*TINY, "--amp", "--epochs", "1", "--cuda_graph", "auto", *flags])
     state = train.build_state(args, runtime or WithGraphs(torch.device("cpu")), steps_per_epoch=3)
     return state.step_graph.graph is not None
 
