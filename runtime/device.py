@@ -154,7 +154,7 @@ class Device:
         """Start copying numbers to the CPU, without waiting for the device."""
         if not self.is_accelerator:
             return PendingValues(values)
-        copy = values.to("cpu", non_blocking=True)
+        copy = values.to("cpu", non_blocking=True)  # into pinned memory, which torch keeps for the next copies
         copied = torch.get_device_module(self.device).Event()
         copied.record()
         return PendingValues(copy, copied)
