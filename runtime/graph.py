@@ -62,7 +62,8 @@ class StepGraph:
             self.output = self.graph.capture(step, *inputs)
         except Exception as error:  # nothing has run yet, so the step itself will follow
             print(f"warning: no graph, each operator of a step is launched by itself: {_cause(error)}", flush=True)
-            self.graph = None
+            # the object stays: torch's allocator refers to it until the capture is ended, which has failed
+            self.graph, self.failed_graph = None, self.graph
             return
         self.inputs = inputs
         print(f"step {self.steps + 1} of this process and later ones are launched as one graph", flush=True)
