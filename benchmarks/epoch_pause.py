@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 import dataset
-import engine
 import train
 import utils
 from benchmarks.measure import Bench, Goal, replaced, silence
@@ -18,7 +17,7 @@ from runtime.checkpoint import CheckpointSaver
 from runtime.distributed import init_runtime
 from runtime.state import TrainingState
 
-PROGRESS_LINE, BATCHES = engine.progress_line, utils.MetricLogger.batches
+PROGRESS_LINE, BATCHES = utils.progress_line, utils.MetricLogger.batches
 
 
 class PauseTimer:
@@ -32,7 +31,7 @@ class PauseTimer:
         self.seconds: dict[str, list[float]] = {"pause": [], "until written": [], "plain": []}
 
     def progress_line(self, prefix: str, *rest) -> str:
-        """Replace engine.progress_line: note the time of each line of the validation."""
+        """Replace utils.progress_line: note the time of each line of the validation."""
         if prefix.startswith("Test"):
             self.last_line = time.perf_counter()
         return PROGRESS_LINE(prefix, *rest)
@@ -73,7 +72,7 @@ def measure_pauses(args: Namespace, folder: Path, epochs: int) -> dict[str, floa
     timer = PauseTimer(state, saver)
     # a lambda, so that the logger passes itself
     batches = lambda logger, loader, epoch: timer.batches(logger, loader, epoch)  # noqa: E731
-    replacements = (engine, "progress_line", timer.progress_line), (utils.MetricLogger, "batches", batches)
+    replacements = (utils, "progress_line", timer.progress_line), (utils.MetricLogger, "batches", batches)
     with replaced(*replacements):
         train.train(args, state, saver, train_loader, val_loader)
     return {what: statistics.median(seconds) for what, seconds in timer.seconds.items()}

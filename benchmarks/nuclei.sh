@@ -10,7 +10,7 @@ python preprocess_dsb2018.py --input inputs/stage1_train.zip --img_size 0 --bord
 
 # One output at 96×96; two outputs at 192×192; the recipe for nuclei.
 python train.py --device cpu --amp --channels_last --resume auto --name one_output --recipe fast
-python train.py inputs/dsb2018_192_borders --device cpu --amp --channels_last --resume auto --name two_outputs --recipe fast --epochs 18 --num_classes 2 --input_h 192 --input_w 192 --augmentation warps --loss BorderLoss
+python train.py inputs/dsb2018_192_borders --device cpu --amp --channels_last --resume auto --name two_outputs --recipe fast --epochs 60 --num_classes 2 --input_h 192 --input_w 192 --augmentation warps --loss BorderLoss
 python train.py --device cpu --amp --channels_last --resume auto --name nuclei --recipe nuclei
 
 # Connected regions: nothing falls below a neck of 0. All settings are given, so that tuned ones have no effect.
