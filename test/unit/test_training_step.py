@@ -152,8 +152,9 @@ def test_a_step_is_the_plain_one_bit_for_bit(level, graph, monkeypatch):
 def test_a_captured_step_reads_the_learning_rates_from_the_device(monkeypatch):
     """A number would stay in the graph as it was at the capture; schedulers, logs and checkpoints see numbers."""
     state = build_state("O0")
-    optimizer = torch.optim.Adam(state.model.parameters(), lr=0.5, fused=True, capturable=True)
+    optimizer = torch.optim.Adam(state.model.parameters(), lr=0.5, fused=True)
     state.precision = prepare(state.model, optimizer, CPU, "O0", SCALE)
+    state.precision.make_capturable()
     state.step_graph, seen, found = StepGraph(CPU, FakeGraph()), [], []
     optimizer.register_step_pre_hook(lambda own, *_: seen.append(own.param_groups[0]["lr"]))
 
@@ -166,6 +167,7 @@ def test_a_captured_step_reads_the_learning_rates_from_the_device(monkeypatch):
     assert len({rate.data_ptr() for rate in seen}) == 1
     assert [rate for rate, *_ in found] == pytest.approx([learning_rate(step) for step in range(STEPS)], rel=1e-6)
     assert {kind for _, *kinds in found for kind in kinds} == {float}
+    assert optimizer.param_groups[0]["capturable"] is True
 
 
 @pytest.mark.parametrize("level", ["O0", "O1", "O2", "O3"])
