@@ -48,9 +48,8 @@ class BorderLoss(nn.Module):
     """BCE whose pixels weigh more at borders, plus 1 − Dice of each class: for nuclei and the borders between them.
 
     logits and targets in [0, 1] are (N, C, H, W), and the last class are the borders; returns a scalar. A pixel on a
-    border weighs 1 + border_weight times as much as others: for the nuclei only in the gaps between them, as in the
-    first UNet, since the edges of nuclei outnumber the gaps. Dice is taken over the whole batch, because many images
-    have no borders.
+    border weighs 1 + border_weight times as much as others, in all classes. Dice is taken over the whole batch, because
+    many images have no borders.
     """
 
     border_weight, smooth = 5, 1e-5
@@ -58,9 +57,8 @@ class BorderLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         _check(logits, target)
         logits, target = _at_least_float32(logits), _at_least_float32(target)
-        nuclei, border = target[:, :-1], target[:, -1:]
-        weight = 1 + self.border_weight * torch.cat([border * (1 - nuclei), border], 1)
-        bce = F.binary_cross_entropy_with_logits(logits, target, weight)
+        weight = 1 + self.border_weight * target[:, -1:]
+        bce = F.binary_cross_entropy_with_logits(logits, target, weight.expand_as(target))
         probability = torch.sigmoid(logits)
         intersection, total = (x.sum((0, 2, 3)) for x in (probability * target, probability + target))
         dice = (2 * intersection + self.smooth) / (total + self.smooth)

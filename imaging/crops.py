@@ -96,11 +96,12 @@ class Cropper:
         return self._resized(image, starts, sides), self._resized(masks, starts, sides)
 
     def _resized(self, pixels: np.ndarray, starts: list[int], sides: list[int]) -> np.ndarray:
-        indices = [
-            _mirrored(np.arange(start, start + side), length)
-            for start, side, length in zip(starts, sides, pixels.shape)
-        ]
-        window = np.ascontiguousarray(pixels[np.ix_(*indices)])
+        (top, left), (height, width) = starts, sides
+        window = pixels[max(0, top) : top + height, max(0, left) : left + width]
+        if window.shape[:2] != (height, width):  # the image is smaller than the window, and lies in it as a whole
+            below, right = height + min(0, top) - window.shape[0], width + min(0, left) - window.shape[1]
+            window = cv2.copyMakeBorder(window, max(0, -top), below, max(0, -left), right, cv2.BORDER_REFLECT_101)
+        window = np.ascontiguousarray(window)
         return resize(window, self.height, self.width).reshape(self.height, self.width, -1)
 
 
@@ -108,11 +109,3 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize pixels (H, W, C) or (H, W): to fewer by averaging, to more by linear interpolation."""
     shrinks = height * width < pixels.shape[0] * pixels.shape[1]
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _mirrored(positions: np.ndarray, length: int) -> np.ndarray:
-    """Map positions beyond 0 … length - 1 back into that range, as mirrors at both ends would."""
-    if length == 1:
-        return np.zeros_like(positions)
-    around = np.abs(positions) % (2 * length - 2)
-    return np.minimum(around, 2 * length - 2 - around)

@@ -57,11 +57,9 @@ def lovasz(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def border(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """BCE, in which borders, and gaps between nuclei, weigh 6 times as much, plus 1 − mean Dice of the classes."""
+    """BCE, in which pixels weigh 6 times as much on borders, the last class, plus 1 − mean Dice of the classes."""
     probability = sigmoid(logits)
-    weight = 1 + 5 * target[:, -1:] * np.where(
-        np.arange(target.shape[1])[:, None, None] < target.shape[1] - 1, 1 - target, 1
-    )
+    weight = np.broadcast_to(1 + 5 * target[:, -1:], target.shape)
     value = (weight * (np.logaddexp(0, logits) - target * logits)).mean()
     gradient = weight * (probability - target) / target.size
     slope, count = probability * (1 - probability), target.shape[1]
