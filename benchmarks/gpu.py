@@ -37,7 +37,7 @@ from benchmarks.measure import prepared_data, silence
 from runtime.distributed import init_runtime
 from runtime.errors import report_errors
 from runtime.files import atomic_write
-from runtime.graph import WARMUP_STEPS
+from runtime.graph import ORDINARY_STEPS
 from runtime.state import TrainingState
 
 PARTS = ("peak", "steps", "loader")
@@ -168,7 +168,7 @@ def measure_pair(bench: Bench, arch: str, level: str, batch: tuple) -> None:
     if bench.args.tiny:
         block, seconds, repeats = 1, 0.0, 1
     for state in sides.values():
-        run_block(bench, state, batch, 1 if bench.args.tiny else WARMUP_STEPS + 2)
+        run_block(bench, state, batch, 1 if bench.args.tiny else ORDINARY_STEPS + 2)
     if can_capture and not sides["graph"].step_graph.inputs:
         sys.exit(f"benchmark: {name}: the step was not captured")
     times: dict[str, list[float]] = {side: [] for side in sides}

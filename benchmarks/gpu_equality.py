@@ -59,6 +59,8 @@ def run(data: Path, level: str, choice: str, args: argparse.Namespace, runtime: 
         torch.manual_seed(own.seed)
         loader, _ = train.build_loaders(own, runtime)
         state = train.build_state(own, runtime, args.steps)
+    if choice == "off" and state.precision.is_capturable:
+        state.precision.make_capturable()  # so that Adam reads the learning rates in float32 on both sides
     criterion, batches = OverflowingLoss(state.model), [tensors_of(batch) for batch in loader]
     step, numbers = lambda *batch: engine.training_step(state, criterion, *batch), []
     state.net.train()

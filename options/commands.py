@@ -21,7 +21,10 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
                 "--no_amp", dest="amp", action="store_false", help="no mixed precision (default: by device)"
             )
             group.add_argument(
-                "--no_channels_last", dest="channels_last", action="store_false", help="keep them in NCHW"
+                "--no_channels_last",
+                dest="channels_last",
+                action="store_false",
+                help="keep the weights in NCHW (default: by device)",
             )
     parser.set_defaults(amp=None, channels_last=None, **_recipe_defaults(argv))
     args = parser.parse(argv)

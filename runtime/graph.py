@@ -10,7 +10,8 @@ from runtime.device import Device
 from runtime.names import one_line
 from runtime.precision_levels import Precision
 
-WARMUP_STEPS = 11  # torch's documentation has examples of 3, and demands 11 of some modules
+# before the capture; torch's examples have 3. The steps that an epoch's speed leaves out are one more.
+ORDINARY_STEPS = 8
 
 
 class StepGraph:
@@ -44,7 +45,7 @@ class StepGraph:
 
         step: takes the batch on the device. It must do the same in each call.
         """
-        if self.graph and not self.inputs and self.steps >= WARMUP_STEPS:
+        if self.graph and not self.inputs and self.steps >= ORDINARY_STEPS:
             self._capture(step, batch)
         if self.inputs and [_kind(x) for x in batch] == [_kind(x) for x in self.inputs]:
             for own, x in zip(self.inputs, batch):
@@ -61,7 +62,10 @@ class StepGraph:
         try:
             self.output = self.graph.capture(step, *inputs)
         except Exception as error:  # nothing has run yet, so the step itself will follow
-            print(f"warning: no graph, each operator of a step is launched by itself: {_cause(error)}", flush=True)
+            print(
+                f"warning: a step could not be captured as a CUDA graph ({_cause(error)}); training goes on without",
+                flush=True,
+            )
             # the object stays: torch's allocator refers to it until the capture is ended, which has failed
             self.graph, self.failed_graph = None, self.graph
             return
@@ -75,7 +79,7 @@ def _kind(x: Tensor) -> tuple:
 
 def _cause(error: BaseException) -> str:
     """Describe the first error and its place; ending a capture that has failed raises another one."""
-    while error.__context__ is not None:
+    while error.__context__ is not None and not error.__suppress_context__:
         error = error.__context__
     *_, place = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {one_line(error)}"

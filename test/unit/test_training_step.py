@@ -16,7 +16,7 @@ import options
 import train
 from metrics import iou_score
 from runtime.distributed import init_runtime
-from runtime.graph import WARMUP_STEPS, StepGraph
+from runtime.graph import ORDINARY_STEPS, StepGraph
 from runtime.precision import prepare
 from runtime.state import TrainingState
 
@@ -146,7 +146,7 @@ def test_a_step_is_the_plain_one_bit_for_bit(level, graph, monkeypatch):
     state = build_state(level)
     state.step_graph = StepGraph(CPU, graph)
     assert_same(state, level, run_epoch(state, level, monkeypatch))
-    assert graph is None or graph.events[-39:] == ["replay"] * (STEPS - WARMUP_STEPS)
+    assert graph is None or graph.events[-(STEPS - ORDINARY_STEPS) :] == ["replay"] * (STEPS - ORDINARY_STEPS)
 
 
 def test_a_captured_step_reads_the_learning_rates_from_the_device(monkeypatch):
