@@ -151,8 +151,8 @@ get_data() {
 cpu_has_bfloat16() {
     "$python" -c '
 import sys, torch
-has = torch.cpu.get_capabilities()
-sys.exit(not any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")))' >/dev/null 2>&1
+from runtime.device import Device
+sys.exit(not Device(torch.device("cpu")).half_is_fast)' >/dev/null 2>&1
 }
 
 train() {

@@ -621,7 +621,7 @@ def quickstart(tmp_path: Path):
         (repo.root / f"{name}.py").write_text(stub + (STUB if name == "train" else ""))
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     fake = (
-        '#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; *get_capabilities*) exit ${NO_BFLOAT16:-1} ;; esac\nexec '
+        '#!/bin/sh\ncase "$*" in *pip*) exit 0 ;; *half_is_fast*) exit ${NO_BFLOAT16:-1} ;; esac\nexec '
         + sys.executable
         + ' "$@"\n'
     )
