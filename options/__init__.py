@@ -1,6 +1,7 @@
 """The flags of every script. No torch in here, so that `--help` and a mistyped flag are answered at once."""
 
 from options.commands import parse_demo, parse_export, parse_preprocess, parse_train, parse_val
+from options.inference import parse_infer_om, parse_infer_postprocess, parse_infer_preprocess, parse_write_aipp
 from options.table import (
     ANY_SIZE_FLAGS,
     ARCHS,

@@ -67,7 +67,7 @@ def parse_val(argv: list[str] | None = None) -> Flags:
     report_help = "also write <output>/<name>/report.html, a page with scores, curves, the best and worst images"
     parser.add_argument("--report", action="store_true", help=report_help)
     _add_nuclei(parser)
-    _add_recorded(parser)
+    add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
     if args.tune and args.all:
@@ -96,7 +96,7 @@ def parse_demo(argv: list[str] | None = None) -> Flags:
     parser.add_argument(
         "--rle", metavar="FILE", help="also write run lengths, as the 2018 Data Science Bowl takes them"
     )
-    _add_recorded(parser)
+    add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
     args.instances = args.instances or bool(args.pixel_size or args.rois or args.rle or args.tile)
@@ -200,9 +200,9 @@ def _add_nuclei(parser: FlagParser) -> None:
         parser.add_argument(f"--{name}", type=kind, help=text)
 
 
-def _add_recorded(parser: FlagParser) -> None:
+def add_recorded(parser: FlagParser, data_default: str = "as in training") -> None:
     """Add the flags that replace what a checkpoint records of its data and its input."""
-    parser.add_argument("--data_path", help="prepared data (default: as in training)")
+    parser.add_argument("--data_path", help=f"prepared data (default: {data_default})")
     for name, text, kind in (
         ("batch_size", "images per batch; the batch IoU depends on it", None),
         ("input_h", "height of the net's input", ANY_SIDE),

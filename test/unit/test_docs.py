@@ -194,7 +194,11 @@ def flags_of_help(text: str) -> dict[str, bool]:
 @functools.cache
 def main_flags() -> frozenset[str]:
     """Return the flags of the commands, the launchers, quickstart.sh and torchrun."""
-    launchers = ["quickstart.sh", *(str(path.relative_to(ROOT)) for path in (ROOT / "test").glob("train_*.sh"))]
+    launchers = [
+        "quickstart.sh",
+        "infer/atc.sh",
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "test").glob("train_*.sh")),
+    ]
     found = set().union(*map(known_flags, PARSERS), *map(shell_flags, launchers))
     return frozenset(found | {as_spelled(flag) for flag in torchrun_parser()._option_string_actions})
 
@@ -245,7 +249,7 @@ def test_training_page_has_all_flags_of_train() -> None:
 
 def test_contributing_names_every_module() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    folders = ["", "runtime", "imaging", "imaging/raw", "exporting", "evaluation", "benchmarks", "test/faults"]
+    folders = ["", "runtime", "imaging", "imaging/raw", "exporting", "evaluation", "infer", "benchmarks", "test/faults"]
     modules = [path for folder in folders for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"]
     named = [path.name if path.parent.name != "raw" else f"raw/{path.name}" for path in modules]
     assert len(named) > 50 and [name for name in named if f"`{name}`" not in text] == []

@@ -9,7 +9,7 @@ import pytest
 from helpers.script_flags import PARSERS, script_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("options", "runtime", "imaging", "exporting", "evaluation")
+ROOMS = ("options", "runtime", "imaging", "exporting", "evaluation", "infer")
 FILES = [
     *ROOT.glob("*.py"),
     *(path for room in ROOMS for path in (ROOT / room).rglob("*.py")),
@@ -20,6 +20,8 @@ SOURCES = {
 }
 # flags of other programs, and a word of each message that names them
 OTHER_PROGRAMS = {"--shm-size": "container", "--nfc": "convmv", "--notest": "convmv"}
+# flags that infer_om.py passes to ais_bench stand alone
+OTHER_PROGRAMS |= {flag: flag for flag in ("--output_dirname", "--outfmt", "--batchsize", "--device")}
 LOADING = {"train.py", "val.py", "demo.py"}
 # Definitions that the search below takes for part of more commands than can show their messages.
 ONLY_FOR = {
@@ -149,7 +151,7 @@ PROGRAM = Program(SOURCES)
 
 @pytest.mark.parametrize("script", PARSERS)
 def test_messages_name_flags_of_the_command(script: str) -> None:
-    reached = PROGRAM.reached(script.removesuffix(".py"))
+    reached = PROGRAM.reached(script.removesuffix(".py").replace("/", "."))
     assert len(reached) > 50
     reached = {definition for definition in reached if script in ONLY_FOR.get(definition, {script})}
     wrong = {

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {"train", "val", "demo", "pthtar2onnx", "preprocess_dsb2018"}
 SCIENCE = {"archs", "losses", "metrics"}
 ROOT_FILES = COMMANDS | SCIENCE | {"dataset", "engine", "utils"}
-ROOMS = ("options", "runtime", "imaging", "exporting", "evaluation")
-PACKAGES = {"runtime", "imaging", "imaging.raw", "exporting", "evaluation"}  # themselves empty
+ROOMS = ("options", "runtime", "imaging", "exporting", "evaluation", "infer")
+PACKAGES = {"runtime", "imaging", "imaging.raw", "exporting", "evaluation", "infer"}  # themselves empty
 FILES = [*sorted(ROOT.glob("*.py")), *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))]
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))
@@ -29,7 +29,9 @@ ALLOWED = {
     "imaging": {"imaging", "runtime.files", "runtime.errors", "runtime.names"},
     "exporting": {"exporting", "archs", "imaging", "runtime"},
     "evaluation": {"evaluation", "metrics", "imaging", "runtime"},
-    **{command: ROOT_FILES - COMMANDS | set(ROOMS) for command in COMMANDS},
+    # its commands do not import each other
+    "infer": ROOT_FILES - COMMANDS | set(ROOMS) - {"infer"} | {"infer.files", "infer.network", "infer.stand_in"},
+    **{command: ROOT_FILES - COMMANDS | set(ROOMS) - {"infer"} for command in COMMANDS},
 }
 # decides by kind of device: device.py; the choices of --device: options/table.py
 KNOW_DEVICES = {"runtime.device", "options.table"}

@@ -13,6 +13,10 @@ PARSERS: dict[str, Callable] = {
     "demo.py": options.parse_demo,
     "pthtar2onnx.py": options.parse_export,
     "preprocess_dsb2018.py": options.parse_preprocess,
+    "infer/write_aipp.py": options.parse_write_aipp,
+    "infer/preprocess.py": options.parse_infer_preprocess,
+    "infer/infer_om.py": options.parse_infer_om,
+    "infer/postprocess.py": options.parse_infer_postprocess,
 }
 
 

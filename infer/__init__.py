@@ -1,0 +1,1 @@
+"""Offline inference of an exported network on an Ascend inference card."""

@@ -1,0 +1,166 @@
+"""infer/ from images to IoU, with onnxruntime in place of an Ascend card; the IoU is that of val.py."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW, random_net, run, write_dataset
+from helpers.steep_net import steepen
+
+from imaging import augment
+from imaging.reader import read_image
+
+PREPROCESS = ("infer/preprocess.py", "--onnx", "net.onnx", "--data_path", "inputs/discs")
+IOU = re.compile(r"^IoU: ([\d.]+)$", re.MULTILINE)
+
+
+def succeed(script: str, *flags: object, cwd: Path, **environment: str) -> str:
+    result = run(script, *flags, cwd=cwd, **NARROW, **environment)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def refuse(script: str, *flags: object, cwd: Path, **environment: str) -> str:
+    """Run a script that must fail; returns its last line."""
+    result = run(script, *flags, cwd=cwd, **NARROW, **environment)
+    assert result.returncode and "Traceback" not in result.stdout, result.stdout
+    return result.stdout.strip().splitlines()[-1]
+
+
+def table(path: str | Path) -> list[dict[str, str]]:
+    """Read a CSV file."""
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
+def export(home: Path, arch: str = "UNet", classes: int = 1, deep_supervision: bool = False, **config) -> None:
+    """Write a model called `net`, and its export net.onnx with open batch size."""
+    net = random_net(arch, classes, deep_supervision)
+    image = augment.val_transform(32, 48)(image=read_image(home / "inputs/discs/images/disc00.png"))["image"]
+    steepen(net, torch.from_numpy(augment.to_input(image)[None]))
+    config = {"dataset": "discs", "input_h": 32, "input_w": 48, "batch_size": 16, "arch": arch, **config}
+    folder = home / "models" / "net"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": net.state_dict(), "epoch": 1, "config": config}, folder / "model_best.pth.tar")
+    succeed("pthtar2onnx.py", "--name", "net", "--dynamic", "--output", "net.onnx", cwd=home)
+
+
+@pytest.fixture
+def exported(home, narrow):
+    export(home)
+    return home
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize(
+    "arch, classes, deep_supervision, uint8",
+    [
+        ("UNet", 1, False, False),
+        ("UNet", 2, False, True),
+        ("NestedUNet", 1, True, True),
+        ("NestedUNet", 2, True, False),
+    ],
+)
+def test_iou_is_that_of_val(tmp_path, narrow, batch_size, arch, classes, deep_supervision, uint8):
+    """Also with a last batch that is not full, and with AIPP's arithmetic."""
+    write_dataset(tmp_path / "inputs" / "discs", count=90, classes=classes)  # 18 of them validate
+    export(tmp_path, arch, classes, deep_supervision)
+    data = ("--data_path", "inputs/discs")
+    succeed("infer/preprocess.py", "--onnx", "net.onnx", *data, *(["--uint8"] if uint8 else []), cwd=tmp_path)
+    text = succeed("infer/infer_om.py", "--stand_in", "net.onnx", "--batch_size", batch_size, cwd=tmp_path)
+    heads = 4 if deep_supervision else 1
+    assert f"{heads} output" in text
+    outputs = {path.name for path in (tmp_path / "infer_data" / "outputs").iterdir()}
+    assert outputs == {f"{k:06d}_{head}.bin" for k in range(18) for head in range(heads)}
+    batch = ("--batch_size", batch_size)
+    found = succeed("infer/postprocess.py", *batch, cwd=tmp_path)
+    wanted = succeed("val.py", "--name", "net", *data, *batch, "--num_workers", 0, cwd=tmp_path)
+    iou = float(IOU.findall(found)[-1])
+    assert 0 < iou < 1 and iou == pytest.approx(float(IOU.findall(wanted)[-1]), abs=1e-4)
+    mine, theirs = (table(tmp_path / f"{folder}/metrics.csv") for folder in ("infer_data/masks", "outputs/net"))
+    assert len(mine) == len(theirs) == 18 * classes
+    for row, other in zip(mine, theirs):
+        assert (row["id"], row["class"]) == (other["id"], other["class"])
+        assert float(row["iou"]) == pytest.approx(float(other["iou"]), abs=2e-3)  # a pixel may lie on the threshold
+    assert (tmp_path / "infer_data" / "masks" / str(classes - 1) / f"{mine[0]['id']}_mask.png").is_file()
+
+
+def test_images_without_masks(exported):
+    """The masks have the size of the images."""
+    for name, size in (("a", (40, 60)), ("b.c", (33, 21))):
+        cv2.imwrite(f"{name}.png", np.full((*size, 3), 90, np.uint8))
+    succeed("infer/preprocess.py", "--onnx", "net.onnx", "--input", "a.png", "b.c.png", cwd=exported)
+    rows = table("infer_data/inputs/list.csv")
+    assert [(row["index"], row["bin"], row["id"], row["height"], row["width"]) for row in rows] == [
+        ("0", "000000.bin", "a", "40", "60"),
+        ("1", "000001.bin", "b.c", "33", "21"),
+    ]
+    assert Path("infer_data/inputs/bin/000000.bin").stat().st_size == 3 * 32 * 48 * 4
+    succeed("infer/infer_om.py", "--stand_in", "net.onnx", "--batch_size", 4, cwd=exported)
+    assert "IoU" not in succeed("infer/postprocess.py", cwd=exported)
+    assert cv2.imread("infer_data/masks/0/a_mask.png").shape[:2] == (40, 60)
+    assert cv2.imread("infer_data/masks/0/b.c_mask.png").shape[:2] == (33, 21)
+
+
+def test_ais_bench_gets_the_folder_and_the_batch_size(exported):
+    """A package that notes its arguments and copies a stand-in's outputs takes the place of ais_bench."""
+    succeed(*PREPROCESS, cwd=exported)
+    succeed("infer/infer_om.py", "--stand_in", "net.onnx", "--output", "expected", cwd=exported)
+    package = exported / "packages"
+    (package / "ais_bench").mkdir(parents=True)
+    (package / "aclruntime.py").touch()
+    (package / "ais_bench" / "__init__.py").touch()
+    (package / "ais_bench" / "__main__.py").write_text(
+        "import json, pathlib, shutil, sys\n"
+        "flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))\n"
+        "pathlib.Path('flags.json').write_text(json.dumps(flags))\n"
+        "if flags['--device'] == '1': sys.exit(3)\n"
+        "target = pathlib.Path(flags['--output'], flags['--output_dirname'])\n"
+        "[shutil.copy(path, target) for path in pathlib.Path('expected').iterdir()]\n"
+    )
+    Path("net.om").touch()
+    path = {"PYTHONPATH": str(package)}
+    flags = ("--model", "net.om", "--batch_size", "8", "--output", "out")
+    succeed("infer/infer_om.py", *flags, cwd=exported, **path)
+    assert json.loads(Path("flags.json").read_text()) == {
+        **{"--model": "net.om", "--input": "infer_data/inputs/bin", "--output": str(exported)},
+        **{"--output_dirname": "out", "--outfmt": "BIN", "--batchsize": "8", "--device": "0"},
+    }
+    line = refuse("infer/infer_om.py", *flags[:-1], "o2", "--device_id", 1, cwd=exported, **path)
+    assert line == "[Error] ais_bench ended with status 3; its messages are above"
+
+
+def test_bad_input_gets_a_sentence(exported):
+    infer = ("infer/infer_om.py", "--stand_in", "net.onnx")
+    assert "name the folder that infer/preprocess.py wrote" in refuse(*infer, cwd=exported)
+    succeed(*PREPROCESS, cwd=exported)
+    assert "already exists" in refuse(*PREPROCESS, cwd=exported)
+    Path("net.om").touch()
+    line = refuse("infer/infer_om.py", "--model", "net.om", "--output", "x", cwd=exported)
+    assert line.startswith("[Error] not installed: ais_bench and aclruntime; install the wheels")
+    assert "give --model FILE.om" in refuse("infer/infer_om.py", cwd=exported)
+    assert "is missing" in refuse("infer/postprocess.py", cwd=exported)
+    succeed(*infer, cwd=exported)
+    Path("infer_data/outputs/000001_0.bin").write_bytes(b"1234")
+    assert "4 bytes, but 1×32×48 float32 numbers are 6144" in refuse("infer/postprocess.py", cwd=exported)
+    Path("infer_data/outputs/000001_0.bin").unlink()
+    assert "000001_0.bin: is missing" in refuse("infer/postprocess.py", cwd=exported)
+    Path("infer_data/inputs/list.csv").write_text("index,bin\n0,../x.bin\n")
+    assert "not the list that infer/preprocess.py writes" in refuse("infer/postprocess.py", cwd=exported)
+    Path("infer_data/inputs/settings.json").write_text("{}")
+    assert "not the settings that infer/preprocess.py writes" in refuse("infer/postprocess.py", cwd=exported)
+    flags = ("infer/preprocess.py", "--output", "other", "--onnx", "net.onnx")
+    assert "not a multiple of 16" in refuse(*flags, "--input_h", 40, cwd=exported)
+    assert "none.onnx" in refuse(*flags[:-1], "none.onnx", cwd=exported)
+    assert "no image there" in refuse(*flags, "--input", "none.png", cwd=exported)
+
+
+def test_networks_that_aipp_cannot_serve(home, narrow):
+    export(home, normalization="image")
+    for script in (("infer/preprocess.py", "--uint8"), ("infer/write_aipp.py",)):
+        assert "which AIPP cannot compute" in refuse(*script, "--onnx", "net.onnx", cwd=home)
+    succeed(*PREPROCESS, cwd=home)
