@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,10 +73,20 @@ def output_path(folder: Path, bin_file: str, head: int) -> Path:
     return folder / f"{bin_file.split('.')[0]}_{head}.bin"
 
 
-def check_new(folder: Path, flag: str) -> None:
-    """Raise InputError if a folder holds files: those of two runs would be mixed."""
+@contextmanager
+def new_folder(folder: Path, flag: str) -> Iterator[None]:
+    """Make a folder, and remove it again if what follows fails, so that the command can be repeated.
+
+    Raises InputError if the folder holds files: those of two runs would be mixed.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{flag} {folder}: already exists and is not an empty folder; remove it or name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_inputs(inputs: Inputs) -> None:

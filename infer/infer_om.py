@@ -16,7 +16,7 @@ import subprocess
 import time
 from argparse import Namespace
 
-from infer.files import Inputs, check_new, count_heads, read_inputs
+from infer.files import Inputs, count_heads, new_folder, read_inputs
 from infer.stand_in import run_stand_in
 from runtime import names
 from runtime.errors import InputError
@@ -50,14 +50,14 @@ def run_ais_bench(args: Namespace, inputs: Inputs, output: Path) -> None:
 def main(args: Namespace) -> None:
     """Run the network on all inputs, and check that each has its outputs."""
     inputs, output = read_inputs(Path(args.input)), Path(args.output).absolute()
-    check_new(output, "--output")
-    output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    if args.stand_in:
-        run_stand_in(Path(args.stand_in), inputs, output, args.batch_size)
-    else:
-        run_ais_bench(args, inputs, output)
-    heads, seconds = count_heads(output, inputs), time.perf_counter() - start
+    with new_folder(output, "--output"):
+        if args.stand_in:
+            run_stand_in(Path(args.stand_in), inputs, output, args.batch_size)
+        else:
+            run_ais_bench(args, inputs, output)
+        heads = count_heads(output, inputs)
+    seconds = time.perf_counter() - start
     images = names.counted(len(inputs.items), "image")
     print(f"{output}: {names.counted(heads, 'output')} for each of {images}, {seconds:.1f} s with reading and writing")
 

@@ -19,7 +19,7 @@ import numpy as np
 from imaging import augment
 from imaging.finding import find_images, list_pages
 from imaging.reader import read_upright
-from infer.files import BINS, TARGETS, Inputs, Item, bin_name, check_new, write_inputs
+from infer.files import BINS, TARGETS, Inputs, Item, bin_name, new_folder, write_inputs
 from infer.network import open_network
 from runtime import names
 from runtime.errors import InputError
@@ -49,26 +49,32 @@ def other_images(args: Namespace) -> Iterator[Image]:
         yield index, source.name, source.path, read_upright(source.path, source.page, args.channel)[0], None
 
 
-def main(args: Namespace) -> None:
-    """Prepare each image as the network was trained, and write the files and their list."""
-    output, items = Path(args.output), []
-    check_new(output, "--output")
-    num_classes = open_network(args, args.uint8)
-    args.data_path = "" if args.input else args.data_path or f"inputs/{options.FLAGS['dataset'].default}"
+def write_images(images: Iterator[Image], args: Namespace) -> list[Item]:
+    """Write the files of each image, prepared as for the training of the network."""
     transform = augment.val_transform(args.input_h, args.input_w, "none" if args.uint8 else args.normalization)
-    images = other_images(args) if args.input else validation_images(args, num_classes)
+    output, items = Path(args.output), []
     for index, img_id, path, image, target in images:
         values = transform(image=image)["image"]
         values = np.ascontiguousarray(values) if args.uint8 else augment.to_input(values, args.divide_twice)
         item = Item(index, bin_name(index), img_id, names.printable_path(path), *image.shape[:2])
         for folder, content in ((BINS, values), (TARGETS, target)):
             if content is not None:
-                (output / folder).mkdir(parents=True, exist_ok=True)
+                (output / folder).mkdir(exist_ok=True)
                 (output / folder / item.bin).write_bytes(content.tobytes())
         items.append(item)
     if not items:
         raise InputError("no image could be read; the reasons are above")
-    write_inputs(Inputs(output, items, vars(args), args.uint8, num_classes, args.data_path))
+    return items
+
+
+def main(args: Namespace) -> None:
+    """Write the files of all images, their list and their settings."""
+    output = Path(args.output)
+    num_classes = open_network(args, args.uint8)
+    args.data_path = "" if args.input else args.data_path or f"inputs/{options.FLAGS['dataset'].default}"
+    with new_folder(output, "--output"):
+        items = write_images(other_images(args) if args.input else validation_images(args, num_classes), args)
+        write_inputs(Inputs(output, items, vars(args), args.uint8, num_classes, args.data_path))
     kind = f"uint8 {args.input_h}×{args.input_w}×3" if args.uint8 else f"float32 3×{args.input_h}×{args.input_w}"
     print(f"{output}: {names.counted(len(items), 'image')}, {kind}")
 

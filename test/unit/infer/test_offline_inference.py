@@ -156,7 +156,11 @@ def test_bad_input_gets_a_sentence(exported):
     flags = ("infer/preprocess.py", "--output", "other", "--onnx", "net.onnx")
     assert "not a multiple of 16" in refuse(*flags, "--input_h", 40, cwd=exported)
     assert "none.onnx" in refuse(*flags[:-1], "none.onnx", cwd=exported)
-    assert "no image there" in refuse(*flags, "--input", "none.png", cwd=exported)
+    flags = (*flags[:3], "--onnx", "net.onnx", "--input")
+    assert "no image there" in refuse(*flags, "none.png", cwd=exported)
+    Path("a_broken.png").write_bytes(b"no image")
+    assert "a_broken.png" in refuse(*flags, "inputs/discs/images", "a_broken.png", cwd=exported)
+    assert not Path("other").exists()  # so that the command can be repeated
 
 
 def test_networks_that_aipp_cannot_serve(home, narrow):
