@@ -2,7 +2,6 @@
 
 import math
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.crops import Cropper, typical_diameter
 from imaging.prepared import PreparedFolder
+from imaging.split import checksum, fixed_split, has_fixed_split, record_split
 from runtime.byte_batches import collate, input_and_target, largest_batch_bytes
 from runtime.errors import InputError
 from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, start_loader_worker
@@ -134,18 +134,25 @@ def _epoch_and_index(key: Key) -> tuple[int, int]:
 
 
 def open_dataset(
-    data_path: Path, num_classes: int, settings: Mapping, cache_mb: float = 0, augmentation: str = "published"
+    data_path: Path,
+    num_classes: int,
+    settings: Mapping,
+    cache_mb: float = 0,
+    augmentation: str = "published",
+    recorded: object = None,
 ) -> tuple[NucleiDataset, NucleiDataset]:
     """Check a prepared data set and open its training and validation parts.
 
     settings: train.py's flags or a checkpoint's settings. With `skip_bad`, unreadable files are replaced in training
     and left out in validation. cache_mb: keep what the check decodes in memory if it needs no more megabytes.
+    recorded: what a checkpoint records of its data.
     Raises InputError with everything that is wrong with the files.
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
     skip_bad = settings.get("skip_bad") is True
     folder, ids, cropper, cache = _check(folder, settings, cache_mb)
-    train_ids, val_ids = split_ids(ids, settings["inner_split"])
+    fixed = fixed_split(settings, recorded, ids, folder.images)
+    train_ids, val_ids = fixed or split_ids(ids, settings["inner_split"])
     size = settings["input_h"], settings["input_w"]
     transform = augment.train_transform(*size, augmentation, settings["normalization"])
     pipeline = augment.Pipeline(transform, settings["divide_twice"])
@@ -198,14 +205,10 @@ def _val_dataset(
     return NucleiDataset(folder, ids, pipeline, settings["seed"], on_unreadable, cache, crop)
 
 
-def describe(train: NucleiDataset, val: NucleiDataset) -> dict[str, int]:
-    """Identify the data of a run: the number of images in each part and a checksum of their ids."""
-    return {"train_images": len(train), "val_images": len(val), "images": checksum(train.ids, val.ids)}
-
-
-def checksum(train_ids: list[str], val_ids: list[str]) -> int:
-    """Return a number that another split, or other images, would most likely not have."""
-    return zlib.crc32("\n".join([*train_ids, "", *val_ids]).encode(errors="surrogateescape"))
+def describe(train: NucleiDataset, val: NucleiDataset, settings: Mapping, recorded: object = None) -> dict:
+    """Identify the data of a run: sizes of its parts, a checksum of their ids, and the ids of a fixed split."""
+    data = {"train_images": len(train), "val_images": len(val), "images": checksum(train.ids, val.ids)}
+    return data | ({"split": record_split(train.ids, val.ids)} if has_fixed_split(settings, recorded) else {})
 
 
 class EpochBatchSampler(Sampler):

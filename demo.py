@@ -122,7 +122,7 @@ def segment_validation(model, args: Namespace, runtime) -> Gallery:
     import dataset  # here: it needs torch, which an export does not
     import engine
 
-    _, data = dataset.open_dataset(Path(args.data_path), model.num_classes, vars(args))
+    _, data = dataset.open_dataset(Path(args.data_path), model.num_classes, vars(args), recorded=args.recorded_data)
     print(f"data: {args.data_path}, the {names.counted(len(data), 'image')} of the validation split")
     workers = dataset.choose_num_workers(vars(args), model.num_classes)
     loader = dataset.val_loader(data, args.batch_size, workers, runtime.is_accelerator)
@@ -146,7 +146,7 @@ def find_nuclei_of_validation(
     """Find the nuclei of the validation split, whose true nuclei the pictures show too."""
     import dataset  # here: it needs torch, which an export does not
 
-    _, data = dataset.open_dataset(Path(args.data_path), num_classes, vars(args))
+    _, data = dataset.open_dataset(Path(args.data_path), num_classes, vars(args), recorded=args.recorded_data)
     print(f"data: {args.data_path}, the {names.counted(len(data), 'image')} of the validation split")
     with prefetch(data.read, data.ids) as found, BackgroundPool() as pool:
         gallery = NucleiGallery(Path(args.output), len(data), settings, nuclei_output(args), pool)
@@ -176,6 +176,7 @@ def open_checkpoint(args: Namespace, runtime) -> tuple:
     settings = recorded_settings(checkpoint, path, options.ANY_SIZE_FLAGS)
     if not args.input:
         args.data_path = utils.find_data(args.data_path, settings, args.dataset)
+        args.recorded_data = checkpoint.get("data")  # its split, if it is a fixed one
     apply_recorded_settings(args, settings, options.ANY_SIZE_FLAGS)
     print(f"model: {path}, {names.counted(checkpoint['epoch'], 'epoch')} trained; input {args.input_h}×{args.input_w}")
     return engine.for_any_size(model, args.tta), split_settings(args, checkpoint.get("instances"), path)
@@ -207,7 +208,7 @@ def open_export(args: Namespace) -> tuple:
         )
     if model.takes_bytes:  # it normalizes them itself
         args.normalization, args.divide_twice = "none", False
-    args.data_path = args.data_path or f"inputs/{args.dataset}"
+    args.data_path, args.recorded_data = args.data_path or f"inputs/{args.dataset}", None
     model.set_size(args.input_h, args.input_w, options.SIDE_MULTIPLE)
     args.input_h, args.input_w = model.size
     print(f"model: {path}, by onnxruntime; input {args.input_h}×{args.input_w}")

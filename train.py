@@ -73,10 +73,11 @@ def main(args: Namespace) -> None:
             evaluate_checkpoint(args, runtime)
             return
         checkpoint, path = open_checkpoint(args, folder, runtime)  # first: it says how images are prepared
-        train_loader, val_loader = build_loaders(args, runtime)
-        state = build_state(args, runtime, steps_per_epoch=len(train_loader))
-        data = dataset.describe(train_loader.dataset, val_loader.dataset)
         resumed = None if args.pretrained else path  # a run that starts from weights continues no checkpoint
+        recorded = checkpoint.get("data") if resumed else None
+        train_loader, val_loader = build_loaders(args, runtime, recorded)
+        state = build_state(args, runtime, steps_per_epoch=len(train_loader))
+        data = dataset.describe(train_loader.dataset, val_loader.dataset, vars(args), recorded)
         if args.pretrained:
             engine.init_from_pretrained(state, checkpoint, path)
         elif checkpoint:
@@ -134,7 +135,7 @@ def evaluate_checkpoint(args: Namespace, runtime: Runtime) -> None:
     if not args.given & {"data_path", "dataset"}:
         args.data_path = str(utils.find_data(None, settings))
     args.num_classes = model.num_classes
-    _, val_loader = build_loaders(args, runtime)
+    _, val_loader = build_loaders(args, runtime, checkpoint.get("data"))
     print(f"evaluating {path}, {checkpoint['epoch']} epochs trained, on {args.data_path}")
     engine.evaluate(model, val_loader, engine.build_criterion(args.loss), runtime)
 
@@ -152,12 +153,17 @@ def open_checkpoint(args: Namespace, folder: Path, runtime: Runtime) -> tuple[di
     return checkpoint, path
 
 
-def build_loaders(args: Namespace, runtime: Runtime) -> tuple[DataLoader | None, DataLoader]:
-    """Return the loaders for training (None to evaluate only) and validation; checks data, and that all ranks agree."""
+def build_loaders(args: Namespace, runtime: Runtime, recorded: object = None) -> tuple[DataLoader | None, DataLoader]:
+    """Return the loaders for training (None to evaluate only) and validation; checks data, and that all ranks agree.
+
+    recorded: what the checkpoint records of its data, such as a fixed split.
+    """
     cache_mb = 0 if args.evaluate else args.cache_mb  # a single pass over the validation images needs none
-    train, val = dataset.open_dataset(Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation)
+    train, val = dataset.open_dataset(
+        Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation, recorded
+    )
     flags = {name: value for name, value in vars(args).items() if name not in options.LOCAL_FLAGS}
-    runtime.check_ranks_agree(flags | {"the validation images": val.ids})
+    runtime.check_ranks_agree(flags | {"the validation images": val.ids, "the training images": train.ids})
     workers = dataset.choose_num_workers(vars(args), args.num_classes, runtime.world_size, runtime.local_size)
     loading = args.batch_size, workers, runtime.is_accelerator, runtime.rank, runtime.world_size
     if args.evaluate:

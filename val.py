@@ -26,6 +26,7 @@ from imaging.prepared import PreparedFolder
 from imaging.raw.rawset import RawSet
 from imaging.report import Report, write_report
 from imaging.scoring import error_table, image_table, summary_table, threshold_table
+from imaging.split import checksum, fixed_split
 from imaging.truth import prepared_sample, raw_sample
 from runtime import names
 from runtime.background import BackgroundPool
@@ -39,7 +40,7 @@ from runtime.settings import apply_recorded_settings, recorded_settings
 
 
 def open_data(
-    args: Namespace, num_classes: int, settings: Mapping
+    args: Namespace, num_classes: int, checkpoint: Mapping, settings: Mapping
 ) -> tuple[dataset.NucleiDataset | None, dataset.NucleiDataset]:
     """Open the training and validation split of the data, or all images with `--all`, and print how many there are.
 
@@ -54,7 +55,7 @@ def open_data(
         return None, data
     if len(PreparedFolder(path, args.img_ext, args.mask_ext).list_ids()) == 1:
         raise InputError(f"{path}: a single image cannot be split; pass --all to score it")
-    train, data = dataset.open_dataset(path, num_classes, vars(args))
+    train, data = dataset.open_dataset(path, num_classes, vars(args), recorded=checkpoint.get("data"))
     print(f"data: {path}, {names.counted(len(data), 'image')} to validate")
     return train, data
 
@@ -76,14 +77,19 @@ def open_raw(args: Namespace, checkpoint: Mapping, settings: Mapping) -> NucleiD
 
 
 def split_raw(ids: list[str], args: Namespace, checkpoint: Mapping, settings: Mapping) -> tuple[list[str], list[str]]:
-    """Split the ids of a raw set as in training: by the prepared data if they are still there, else by all its ids."""
+    """Split the ids of a raw set as in training: by the prepared data if they are still there, else by all its ids.
+
+    A fixed split, of the flags or recorded, comes first.
+    """
     recorded = checkpoint.get("data")
+    if fixed := fixed_split(vars(args), recorded, ids, args.raw):
+        return fixed
     wanted = recorded.get("images") if isinstance(recorded, Mapping) else None
     prepared = Path(args.data_path or settings.get("data_path") or Path("inputs") / settings["dataset"])
     used = set(PreparedFolder(prepared, args.img_ext, args.mask_ext).list_ids())  # the preparation may skip images
     for candidates in ([img_id for img_id in ids if img_id in used], ids):
         split = dataset.split_ids(candidates, args.inner_split) if len(candidates) > 2 else ([], [])
-        if wanted in (dataset.checksum(*split), None) and split[1]:
+        if wanted in (checksum(*split), None) and split[1]:
             break
     else:
         raise InputError(
@@ -142,7 +148,7 @@ def main(args: Namespace) -> None:
     if args.raw:
         nuclei = open_raw(args, checkpoint, recorded)
     else:
-        train, data = open_data(args, model.num_classes, recorded)
+        train, data = open_data(args, model.num_classes, checkpoint, recorded)
         read = partial(prepared_sample, data.read, data.folder.image_path)
         nuclei = NucleiData(read, train.ids if train else [], data.ids, args.skip_bad)
     predictor = Predictor(

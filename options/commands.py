@@ -46,6 +46,9 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
         parser.error(f"--stop_step {args.stop_step} must be above --start_step {args.start_step}")
     if args.scheduler == "OneCycleLR" and args.min_lr == 0:
         parser.error("--scheduler OneCycleLR ends at --min_lr, which must be above 0")
+    if (args.train_ids is None) != (args.val_ids is None) and not (args.evaluate and args.val_ids):
+        parser.error("--train_ids and --val_ids belong together: give both, or neither")
+    _check_split(parser, args)
     if args.nesterov and args.momentum == 0:
         parser.error("--nesterov True needs a --momentum above 0")
     args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision, args.recipe)
@@ -66,10 +69,19 @@ def parse_val(argv: list[str] | None = None) -> Flags:
     parser.add_argument("--tune_images", default=100, type=whole(1), help="most training images that --tune uses")
     report_help = "also write <output>/<name>/report.html, a page with scores, curves, the best and worst images"
     parser.add_argument("--report", action="store_true", help=report_help)
+    for name, part in (("train_ids", "training images, for --tune"), ("val_ids", "images to score")):
+        FLAGS[name].add_to(parser, name, None, f"file with the ids of the {part} (default: as in training)")
     _add_nuclei(parser)
     add_recorded(parser)
     _add_shared(parser)
     args = parser.parse(argv)
+    _check_split(parser, args)
+    if args.all and args.val_ids is not None:
+        parser.error("--all scores every image; leave it out, or leave out --val_ids")
+    if args.train_ids is not None and args.val_ids is None:
+        parser.error("--train_ids needs --val_ids, the images to score")
+    if args.tune and args.val_ids is not None and args.train_ids is None:
+        parser.error("--tune with --val_ids needs --train_ids, the training images")
     if args.tune and args.all:
         parser.error("--tune uses the training images; leave out --all, or leave out --tune")
     return args
@@ -183,6 +195,15 @@ def parse_preprocess(argv: list[str] | None = None) -> Flags:
         parser.error("--download gets the raw images itself; leave out --input")
     args.output = args.output or f"inputs/{'synthetic' if args.synthetic else 'dsb2018'}_{args.img_size or 'native'}"
     return args
+
+
+def _check_split(parser: FlagParser, args: Flags) -> None:
+    """Report wrong values of the flags of a fixed split."""
+    for name in ("train_ids", "val_ids"):
+        if vars(args)[name] == "":
+            parser.error(f"--{name} lacks its value: name a file with one id per line, or leave the flag out")
+    if vars(args).get("inner_split") and args.val_ids is not None:
+        parser.error("--inner_split divides the usual split; leave it out, or leave out --train_ids and --val_ids")
 
 
 def _add_nuclei(parser: FlagParser) -> None:

@@ -123,6 +123,10 @@ parse_flags() {
                 [[ -n $value ]] || die '--resume= lacks its value: name a checkpoint, or leave the flag out.'
                 resume=$value
                 ;;
+            --train_ids=* | --val_ids=*) # files
+                [[ -z $value || $value == /* ]] || value=$PWD/$value
+                other_flags+=("${arg%%=*}=$value")
+                ;;
             --evaluate) [[ $kind == eval ]] || die '--evaluate is not for training: use test/train_eval_8p.sh.' ;;
             --hf32 | --fp32)
                 [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'

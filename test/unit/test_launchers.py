@@ -193,6 +193,13 @@ def test_all_flags_are_passed_on(repo: Repository):
     assert repo.result("UNet_for_PyTorch_bs8_1p_hf32_acc", 1)["TrainingTime"] == "39.98"
 
 
+def test_files_of_ids_start_at_the_current_folder(repo: Repository, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    done = repo.launch("--data_path=data", "--train-ids=a b.txt", "--val_ids=/c.txt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {f"--train-ids={tmp_path}/a b.txt", "--val_ids=/c.txt"} <= set(repo.argv())
+
+
 def test_hyphens_and_aliases(repo: Repository):
     done = repo.launch("--batch-size=8", "--learning-rate=1e-2", "--num-workers=2", "--bin-mode")
     assert done.returncode == 0, done.stderr

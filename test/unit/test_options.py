@@ -70,6 +70,8 @@ VALUES = [
     ("--bin_mode", 0, "1", 1),
     ("--precision_mode", "allow_mix_precision", "must_keep_origin_dtype", "must_keep_origin_dtype"),
     ("--seed", 5, "6", 6),
+    ("--train_ids", None, "a.txt", "a.txt"),
+    ("--val_ids", None, "b.txt", "b.txt"),
     ("--augmentation", "published", "turns", "turns"),
     ("--normalization", "standard", "image", "image"),
     ("--divide_twice", True, "False", False),
@@ -80,6 +82,7 @@ VALUES = [
     ("--dist_timeout", 600, "30.5", 30.5),
     ("--cuda_graph", "off", "on", "on"),
 ]
+NEEDED = {"--train_ids": ["--val_ids", "x"], "--val_ids": ["--train_ids", "x"]}  # flags that another flag needs
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
 SWITCHES += [
     "--deterministic",
@@ -125,7 +128,7 @@ def test_flags_with_a_value(flag: str, default: object, text: str, value: object
         [flag.replace("_", "-"), text],
         [f"--{name.replace('_', '-')}={text}"],
     ):
-        assert vars(options.parse_train(argv))[name] == value
+        assert vars(options.parse_train([*argv, *NEEDED.get(flag, [])]))[name] == value
 
 
 @pytest.mark.parametrize("flag", SWITCHES)
