@@ -181,7 +181,7 @@ def build_state(args: Namespace, runtime: Runtime, steps_per_epoch: int) -> Trai
     prepared = precision.prepare(model, optimizer, runtime, level, args.loss_scale)
     scheduler = SCHEDULERS[args.scheduler](prepared.optimizer, args, steps_per_epoch)
     net = engine.wrap_ddp(prepared.model, runtime)
-    logger = utils.MetricLogger(runtime, args.save_steps)
+    logger = utils.MetricLogger(runtime, args.save_steps, args.performance)
     state = TrainingState(net, prepared, ema, scheduler, logger, args.epochs, steps_per_epoch)
     state.use_graph(args.cuda_graph, args.profiling != "False")
     return state

@@ -52,8 +52,9 @@ class MetricLogger:
     for the host. All numbers are those of the whole run, over its processes.
     """
 
-    def __init__(self, runtime: Runtime, save_steps: int = 0):
-        self.runtime, self.save_steps = runtime, save_steps
+    def __init__(self, runtime: Runtime, save_steps: int = 0, count_warmup: bool = False):
+        """count_warmup: the first steps of an epoch count into its speed too."""
+        self.runtime, self.save_steps, self.count_warmup = runtime, save_steps, count_warmup
         self.stop_requested = False
         self.reset()
 
@@ -128,7 +129,7 @@ class MetricLogger:
 
     def finish_epoch(self) -> dict[str, float]:
         """Print the epoch's speed, and return its `loss`, `iou` and `fps`."""
-        fps = images_per_second(self.batch_size, self.seconds, self.runtime.world_size)
+        fps = images_per_second(self.batch_size, self.seconds, self.runtime.world_size, self.count_warmup)
         # "npu id" on every device: harnesses grep it
         print(f"[npu id: {self.runtime.device_id} ] * FPS@all {fps:.3f}", flush=True)
         if self.skipped:
@@ -222,9 +223,11 @@ def warmup_steps(steps: int, world_size: int = 1) -> int:
     return most if steps > most else int(steps > 1)
 
 
-def images_per_second(batch_size: int, step_seconds: list[float], world_size: int = 1) -> float:
-    """Return the global batch size ÷ the mean time of the steps after the warm-up."""
-    counted = step_seconds[warmup_steps(len(step_seconds), world_size) :]
+def images_per_second(
+    batch_size: int, step_seconds: list[float], world_size: int = 1, count_warmup: bool = False
+) -> float:
+    """Return the global batch size ÷ the mean time of the steps after the warm-up, or of all steps."""
+    counted = step_seconds if count_warmup else step_seconds[warmup_steps(len(step_seconds), world_size) :]
     return batch_size * len(counted) / sum(counted)
 
 

@@ -51,6 +51,8 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
     _check_split(parser, args)
     if args.nesterov and args.momentum == 0:
         parser.error("--nesterov True needs a --momentum above 0")
+    if args.performance and args.augmentation == "published":
+        args.augmentation = "turns"  # the same without the color group
     args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision, args.recipe)
     args.data_path = args.data_path or f"inputs/{args.dataset}"
     return args

@@ -50,6 +50,8 @@ GROUPS = {
         "save_steps": Flag(0, whole(0), "also save every N steps; 0: only after each epoch"),
         "trust_checkpoint": Flag(False, None, "load any Python objects from a checkpoint, which can run code"),
         "tensorboard": Flag(False, None, "write the curves and a few validation images for TensorBoard"),
+        "performance": Flag(False, None, "only to measure the speed: without the color shifts of the published "
+            "augmentation, and the speed counts from the first step", same_run=True),
         "debug": Flag(False, None, "print the traceback of an error before its sentence", local=True),
     },
     "data": {

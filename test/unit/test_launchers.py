@@ -169,6 +169,29 @@ def test_performance_1p_writes_results(repo: Repository):
     assert set(expected) <= set(repo.argv())
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected", "batch_size"),
+    [
+        (["--performance"], ["--epochs=5", "--batch_size=512"], 512),
+        (["--batch_size=64", "--performance", "--epochs=2"], ["--epochs=2", "--batch_size=64"], 64),
+        (["--performance", "--recipe=fast"], ["--epochs=5", "--batch_size=512"], 512),
+    ],
+)
+def test_the_speed_run_of_the_current_edition(repo: Repository, flags: list[str], expected: list[str], batch_size: int):
+    done = repo.launch(*flags, launcher="train_performance_1p")
+    assert done.returncode == 0, done.stderr
+    assert {*expected, "--performance"} <= set(repo.argv())
+    result = repo.result(f"UNet_ID3752_for_PyTorch_bs{batch_size}_1p_perf")
+    assert result["BatchSize"] == str(batch_size) and "CompileTime" in result
+
+
+def test_performance_on_an_accuracy_run_changes_no_other_flag(repo: Repository):
+    assert repo.launch("--performance").returncode == 0
+    assert {"--performance", "--epochs=100", "--batch_size=16"} <= set(repo.argv())
+    assert "--performance" not in repo.launch("--help").stdout
+    assert "--performance  " in repo.launch("--help", launcher="train_performance_1p").stdout
+
+
 def test_an_old_harness_reads_the_log(repo: Repository):
     repo.launch("--device_id=2")
     log = "test/output/2/train_2.log"

@@ -246,6 +246,12 @@ def test_performance_8p_writes_results(repo: Repository8p):
     assert "CompileTime" not in result
 
 
+def test_the_speed_run_of_the_current_edition(fake: Repository8p):
+    assert fake.launch("--performance", launcher="train_performance_8p").returncode == 0
+    assert {"--epochs=5", "--batch_size=512", "--performance"} <= set(fake.noted_command())
+    assert "--performance  " in fake.launch("--help", launcher="train_performance_8p").stdout
+
+
 def test_eval_8p_writes_results(repo: Repository8p):
     checkpoint = repo.checkpoint("mine")
     done = repo.launch_ranks("--num_gpus=2", "--name=mine", launcher="train_eval_8p")

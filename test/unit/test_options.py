@@ -86,6 +86,7 @@ NEEDED = {"--train_ids": ["--val_ids", "x"], "--val_ids": ["--train_ids", "x"]} 
 SWITCHES = ["--inner_split", "--pretrained", "--evaluate", "--hf32", "--fp32", "--amp", "--sync_bn", "--channels_last"]
 SWITCHES += [
     "--deterministic",
+    "--performance",
     "--skip_bad",
     "--trust_checkpoint",
     "--resume_anyway",

@@ -24,6 +24,7 @@ import train
 import val
 from imaging import augment
 from runtime.distributed import init_runtime
+from runtime.errors import InputError
 from runtime.precision import prepare
 
 CPU = init_runtime("cpu")
@@ -65,7 +66,7 @@ def test_the_faithful_recipe_is_the_default():
         **{"augmentation": "published", "normalization": "standard", "divide_twice": True, "ema": 0},
         **{"inner_split": False, "input_h": 96, "input_w": 96, "name": "dsb2018_96_UNet_woDS", "seed": 5},
         **{"num_classes": 1, "input_channels": 3, "deep_supervision": False, "sync_bn": False, "early_stopping": -1},
-        **{"channel": 0, "crop_diameter": 0},
+        **{"channel": 0, "crop_diameter": 0, "performance": False},
     }
     assert {name for name, flag in options.FLAGS.items() if flag.same_run is True} <= expected.keys()
     assert {flag: args[flag] for flag in expected} == expected
@@ -277,6 +278,26 @@ def test_the_normalization_by_image_is_clipped():
     deviations = (200.0 - image.mean()) / image.std()
     assert deviations > 30 and found[3, 4].tolist() == [20, 20, 20]
     assert found[0, 0] == pytest.approx(-image.mean() / image.std(), rel=1e-3)
+
+
+def test_a_run_that_measures_the_speed(home, capsys):
+    """Its augmentation has no color group, its speed counts from the first step; it continues as such a run alone."""
+    checkpoint = train_here("--performance")
+    shown = capsys.readouterr().out
+    seconds = [float(value) for value in re.findall(r"^Epoch: \[2\].*\tTime +(\S+) ", shown, re.MULTILINE)]
+    (_, fps) = map(float, re.findall(r"^\[npu id: 0 \] \* FPS@all (\S+)$", shown, re.MULTILINE))
+    assert len(seconds) == 3 and fps == pytest.approx(4 * 3 / sum(seconds), abs=0.002 / min(seconds) * fps)
+    assert (checkpoint["config"]["augmentation"], checkpoint["config"]["performance"]) == ("turns", True)
+    turns = train_here("--augmentation", "turns")
+    for name, weights in turns["state_dict"].items():
+        assert torch.equal(weights, checkpoint["state_dict"][name]), name
+    with pytest.raises(InputError, match="--performance False there and True here"):
+        train_here("--performance", "--resume", "auto")
+
+
+def test_the_speed_run_changes_the_published_augmentation_alone():
+    kept = options.parse_train(["--recipe", "nuclei", "--performance"])
+    assert kept.augmentation == "nuclei" and options.parse_train(["--performance"]).augmentation == "turns"
 
 
 def test_an_inner_run_is_evaluated_on_its_inner_images(home, capsys):

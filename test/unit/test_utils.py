@@ -98,6 +98,13 @@ def test_warm_up_steps_do_not_count_into_the_speed(times, expected):
     assert utils.images_per_second(16, times) == pytest.approx(expected)
 
 
+def test_all_steps_count_into_the_speed_if_asked():
+    assert utils.images_per_second(16, [9.0] * 9 + [2.0, 4.0], count_warmup=True) == pytest.approx(16 * 11 / 87)
+    logger = log_steps(MetricLogger(init_runtime("cpu"), count_warmup=True), [1.0] * 11, 11)
+    logger.seconds = [9.0] * 10 + [2.0]
+    assert logger.finish_epoch()["fps"] == pytest.approx(4 * 11 / 92)
+
+
 def test_how_many_steps_are_warm_up():
     """By the steps of an epoch and the number of processes."""
     expected = {(1, 1): 0, (2, 1): 1, (9, 1): 1, (10, 1): 9, (33, 1): 9, (3, 8): 1, (4, 8): 3}
