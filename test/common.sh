@@ -8,7 +8,7 @@ root=${test_dir%/*} # $(dirname …) would drop a newline at the end of the fold
 # Variables that a launcher may set.
 summary=            # one line for --help
 network=            # Network in the result file
-kind=               # last part of CaseName: acc, perf, eval
+kind=               # last part of CaseName: acc, perf, eval, finetune
 activity=training   # what the run does, for the terminal
 time_unit=s         # unit of TrainingTime: s or ms
 compile_time=       # CompileTime in the result file, in seconds; empty: the file has no such line
@@ -135,7 +135,7 @@ parse_flags() {
                 [[ -z $value || $value == /* ]] || value=$PWD/$value
                 other_flags+=("${arg%%=*}=$value")
                 ;;
-            --evaluate) [[ $kind == eval ]] || die '--evaluate is not for training: use test/train_eval_8p.sh.' ;;
+            --evaluate) [[ $kind == eval ]] || die '--evaluate is not for training: use test/train_eval_1p.sh or _8p.sh.' ;;
             --hf32 | --fp32)
                 [[ -z $precision || $precision == "$arg" ]] || die 'Give one of --hf32 and --fp32, not both.'
                 precision=$arg
@@ -227,6 +227,8 @@ resolve_data_path() {
 resolve_resume() {
     if [[ $kind == eval ]]; then
         resume=${resume:-$root/models/$run_name/model_best.pth.tar}
+    elif [[ $kind == finetune ]]; then # from a file, so auto is none
+        resume=${resume:-$root/models/$default_name/model_best.pth.tar}
     elif [[ -z $resume || $resume == auto ]]; then
         return
     fi
@@ -235,7 +237,7 @@ resolve_resume() {
 }
 
 # Does this run continue an earlier one?
-continues_run() { [[ -n $resume && $kind != eval && " ${other_flags[*]} " != *' --pretrained '* ]]; }
+continues_run() { [[ -n $resume && $kind != eval && $kind != finetune && " ${other_flags[*]} " != *' --pretrained '* ]]; }
 
 # Sets python, train_args, run_name, case_name and the names of the output files; removes old files of these names.
 prepare() {

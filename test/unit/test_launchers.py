@@ -192,6 +192,71 @@ def test_performance_on_an_accuracy_run_changes_no_other_flag(repo: Repository):
     assert "--performance  " in repo.launch("--help", launcher="train_performance_1p").stdout
 
 
+def make_checkpoint(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_eval_1p_writes_results(repo: Repository):
+    checkpoint = make_checkpoint(repo.root / "models" / "mine" / "model_best.pth.tar")
+    done = repo.launch("--name=mine", "--device_id=1", launcher="train_eval_1p")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = {"--evaluate", f"--resume={checkpoint}", "--name=mine", "--num_workers=16", "--batch_size=16"}
+    assert expected <= set(repo.argv())
+    case_name = "UNet_for_PyTorch_bs16_1p_eval"
+    result = repo.result(case_name, 1)
+    seconds = result.pop("E2ETrainingTime")
+    assert result == {
+        "Network": "UNet_for_PyTorch",
+        "RankSize": "1",
+        "BatchSize": "16",
+        "DeviceType": platform.machine(),
+        "CaseName": case_name,
+        "TrainAccuracy": "0.8200",
+        "ActualLoss": "1.2121e+00",
+    }
+    assert sorted(p.name for p in repo.output(1).iterdir()) == [f"{case_name}.log", "eval_1.log"]
+    assert done.stdout.splitlines() == [
+        f"{case_name}: evaluating {checkpoint} on {repo.root / 'inputs' / 'dsb2018_96'}",
+        f"Log: {repo.output(1) / 'eval_1.log'}",
+        "------------------ Final result ------------------",
+        "Final Train Accuracy : 0.8200",
+        f"E2E Training Duration sec : {seconds}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [([], "dsb2018_96_UNet_woDS_finetune"), (["--num_classes=2", "--name=cells", "--resume=a b.pth.tar"], "cells")],
+)
+def test_finetune_1p_writes_results(repo: Repository, flags: list[str], name: str):
+    usual = make_checkpoint(repo.root / "models" / "dsb2018_96_UNet_woDS" / "model_best.pth.tar")
+    checkpoint = make_checkpoint(repo.root / "a b.pth.tar") if flags else usual
+    done = repo.launch(*flags, launcher="train_finetune_1p")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = {"--pretrained", f"--resume={checkpoint}", f"--name={name}", "--batch_size=16", "--epochs=100"}
+    assert expected | {flag for flag in flags if "classes" in flag} <= set(repo.argv())
+    result = repo.result("UNet_for_PyTorch_bs16_1p_finetune")
+    assert (result["ActualFPS"], result["TrainingTime"], result["TrainAccuracy"]) == ("200.123", "79.95", "0.8200")
+    assert len((repo.output() / "train_UNet_for_PyTorch_bs16_1p_finetune_loss.txt").read_text().split()) == 6
+    assert f"fine-tuning {checkpoint} on " in done.stdout
+    repo.launch(*flags, launcher="train_finetune_1p")
+    assert not list(repo.output().glob("*.before")), "it starts anew each time"
+
+
+@pytest.mark.parametrize("launcher", ["train_finetune_1p", "train_eval_1p"])
+def test_a_missing_checkpoint_is_one_sentence(repo: Repository, launcher: str):
+    path = repo.root / "models" / "dsb2018_96_UNet_woDS" / "model_best.pth.tar"
+    for flags, missing in (([], path), (["--resume=auto"], repo.root / "auto")):
+        done = repo.launch(*flags, launcher=launcher)
+        assert done.returncode == 1 and done.stderr == (
+            f'[Error] There is no checkpoint "{missing}": name one with --resume=FILE, or run train_full_1p.sh first.\n'
+        )
+    assert "--resume=FILE  " in repo.launch("--help", launcher=launcher).stdout
+    assert max(map(len, repo.launch("--help", launcher=launcher).stdout.splitlines())) <= 120
+
+
 def test_an_old_harness_reads_the_log(repo: Repository):
     repo.launch("--device_id=2")
     log = "test/output/2/train_2.log"
