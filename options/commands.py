@@ -48,6 +48,8 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
         parser.error("--scheduler OneCycleLR ends at --min_lr, which must be above 0")
     if (args.train_ids is None) != (args.val_ids is None) and not (args.evaluate and args.val_ids):
         parser.error("--train_ids and --val_ids belong together: give both, or neither")
+    if args.inner_split and args.val_ids is not None:
+        parser.error("--inner_split divides the usual split; leave it out, or leave out --train_ids and --val_ids")
     _check_split(parser, args)
     if args.nesterov and args.momentum == 0:
         parser.error("--nesterov True needs a --momentum above 0")
@@ -200,12 +202,10 @@ def parse_preprocess(argv: list[str] | None = None) -> Flags:
 
 
 def _check_split(parser: FlagParser, args: Flags) -> None:
-    """Report wrong values of the flags of a fixed split."""
+    """Refuse an empty name of a file of ids."""
     for name in ("train_ids", "val_ids"):
         if vars(args)[name] == "":
             parser.error(f"--{name} lacks its value: name a file with one id per line, or leave the flag out")
-    if vars(args).get("inner_split") and args.val_ids is not None:
-        parser.error("--inner_split divides the usual split; leave it out, or leave out --train_ids and --val_ids")
 
 
 def _add_nuclei(parser: FlagParser) -> None:
