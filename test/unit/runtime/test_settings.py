@@ -298,6 +298,7 @@ SAME_RUN = {
     *("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed"),
     *("loss", "optimizer", "lr", "weight_decay", "scheduler", "sync_bn"),
     *("augmentation", "normalization", "divide_twice", "inner_split", "ema", "channel", "crop_diameter"),
+    "performance",
 }
 SAME_RUN_WITH = {
     ("optimizer", "Adam"): set(),
