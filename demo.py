@@ -208,6 +208,8 @@ def open_export(args: Namespace) -> tuple:
         )
     if model.takes_bytes:  # it normalizes them itself
         args.normalization, args.divide_twice = "none", False
+    if not args.input:
+        model.check_usual_split()
     args.data_path, args.recorded_data = args.data_path or f"inputs/{args.dataset}", None
     model.set_size(args.input_h, args.input_w, options.SIDE_MULTIPLE)
     args.input_h, args.input_w = model.size

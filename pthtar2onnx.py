@@ -24,6 +24,7 @@ from exporting.bundle import scores_of, write_bundle
 from exporting.graph import INPUT, BytesToProbabilities, build_graph
 from exporting.half import to_half
 from imaging import augment
+from imaging.split import has_fixed_split
 from imaging.instances import choose_settings
 from runtime.distributed import init_runtime
 from runtime.errors import InputError
@@ -162,7 +163,10 @@ def main(args: Namespace) -> None:
         del settings["normalization"], settings["divide_twice"]
     tuned = checkpoint.get("instances")
     thresholds = {} if tuned is None else choose_settings(tuned, {}, path)._asdict()
-    content, outputs = export_checked(net, args, metadata_of(settings, thresholds, args), path)
+    metadata = metadata_of(settings, thresholds, args)
+    if has_fixed_split({}, checkpoint.get("data")):
+        metadata["split"] = "fixed"  # without its ids: those who get the file need not know them
+    content, outputs = export_checked(net, args, metadata, path)
     facts = {"model": description, "settings": settings, "scores": scores_of(checkpoint)}
     facts |= {"instances": thresholds} if thresholds else {}
     write_file(content, outputs, args, facts, Path(recorded.get("data_path", "")).name or recorded["dataset"])

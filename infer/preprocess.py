@@ -70,7 +70,7 @@ def write_images(images: Iterator[Image], args: Namespace) -> list[Item]:
 def main(args: Namespace) -> None:
     """Write the files of all images, their list and their settings."""
     output = Path(args.output)
-    num_classes = open_network(args, args.uint8)
+    num_classes = open_network(args, args.uint8, needs_split=not args.input)
     args.data_path = "" if args.input else args.data_path or f"inputs/{options.FLAGS['dataset'].default}"
     with new_folder(output, "--output"):
         items = write_images(other_images(args) if args.input else validation_images(args, num_classes), args)

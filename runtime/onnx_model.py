@@ -56,6 +56,14 @@ class OnnxModel:
             raise InputError(f"{path}: its metadata are not text ({one_line(error)})") from error
         self.gives_probabilities = self.metadata.get("output") == "probability"
 
+    def check_usual_split(self) -> None:
+        """Raise InputError if the validation images are not known: the net was trained on a split of its own."""
+        if self.metadata.get("split") == "fixed":
+            raise InputError(
+                f"{self.path}: its net was trained on a split of its own, which the file does not record; name the "
+                "images with --input"
+            )
+
     @property
     def any_size(self) -> bool:
         return self.fixed_size == [None, None]

@@ -11,8 +11,10 @@ from test_nuclei import write_raw
 import dataset
 import demo
 import options
+import pthtar2onnx
 import train
 import val
+from infer import preprocess
 from runtime.errors import InputError
 
 IDS = [f"disc{k:02d}" for k in range(15)]
@@ -57,6 +59,19 @@ def test_every_command_uses_the_recorded_split(home, capsys):
     write_ids(IDS[:8], IDS[11:])
     with pytest.raises(InputError, match="val images 3 there and 4 here"):
         train_here("--resume", "auto", *FILES)
+
+
+def test_an_export_does_not_guess_the_split(home):
+    """It would be scored on images of the training."""
+    write_ids(IDS[:8], IDS[12:])
+    train_here(*FILES)
+    pthtar2onnx.main(options.parse_export(["--name", "run", "--output", "net.onnx"]))
+    with pytest.raises(InputError, match=r"^net.onnx: its net was trained on a split of its own.*--input$"):
+        demo.main(options.parse_demo(["--onnx", "net.onnx", "--data_path", "inputs/discs"]))
+    with pytest.raises(InputError, match=r"^net.onnx: its net was trained on a split of its own"):
+        preprocess.main(options.parse_infer_preprocess(["--onnx", "net.onnx", "--data_path", "inputs/discs"]))
+    image = next(Path("inputs/discs/images").iterdir())
+    demo.main(options.parse_demo(["--onnx", "net.onnx", "--input", str(image), "--output", "pictures"]))
 
 
 def test_evaluation_may_choose_other_images(home):
