@@ -154,10 +154,7 @@ def open_checkpoint(args: Namespace, folder: Path, runtime: Runtime) -> tuple[di
 
 
 def build_loaders(args: Namespace, runtime: Runtime, recorded: object = None) -> tuple[DataLoader | None, DataLoader]:
-    """Return the loaders for training (None to evaluate only) and validation; checks data, and that all ranks agree.
-
-    recorded: what the checkpoint records of its data, such as a fixed split.
-    """
+    """Return the loaders for training (None to evaluate only) and validation; recorded: see dataset.open_dataset."""
     cache_mb = 0 if args.evaluate else args.cache_mb  # a single pass over the validation images needs none
     train, val = dataset.open_dataset(
         Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation, recorded
