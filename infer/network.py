@@ -9,17 +9,14 @@ from runtime.onnx_model import OnnxModel
 from runtime.settings import apply_recorded_settings, settings_from_metadata
 
 
-def open_network(args: Namespace, with_aipp: bool, needs_split: bool = False) -> int:
-    """Set the flags that are not given as the file of `--onnx` records them; returns its number of classes.
+def open_network(args: Namespace, with_aipp: bool) -> OnnxModel:
+    """Set the flags that are not given as the file of `--onnx` records them; returns the network.
 
-    with_aipp: will AIPP normalize the images? needs_split: are the images those of the validation split? Raises
-    InputError if the network cannot be used that way.
+    with_aipp: will AIPP normalize the images? Raises InputError if the network cannot be used that way.
     """
     model = OnnxModel(path := Path(args.onnx))
     if model.takes_bytes:
         raise InputError(f"--onnx {path}: takes bytes; export it with pthtar2onnx.py without --uint8")
-    if needs_split:
-        model.check_usual_split()
     settings = settings_from_metadata(model.metadata, path, options.ANY_SIZE_FLAGS)
     for flag, fixed in zip(("input_h", "input_w"), model.fixed_size):
         settings[flag] = fixed or settings[flag]
@@ -37,4 +34,4 @@ def open_network(args: Namespace, with_aipp: bool, needs_split: bool = False) ->
             "cannot compute; give it float32 inputs"
         )
     model.set_size(args.input_h, args.input_w, 1)
-    return model.num_classes
+    return model

@@ -70,11 +70,13 @@ def write_images(images: Iterator[Image], args: Namespace) -> list[Item]:
 def main(args: Namespace) -> None:
     """Write the files of all images, their list and their settings."""
     output = Path(args.output)
-    num_classes = open_network(args, args.uint8, needs_split=not args.input)
+    network = open_network(args, args.uint8)
+    if not args.input:
+        network.check_usual_split()
     args.data_path = "" if args.input else args.data_path or f"inputs/{options.FLAGS['dataset'].default}"
     with new_folder(output, "--output"):
-        items = write_images(other_images(args) if args.input else validation_images(args, num_classes), args)
-        write_inputs(Inputs(output, items, vars(args), args.uint8, num_classes, args.data_path))
+        items = write_images(other_images(args) if args.input else validation_images(args, network.num_classes), args)
+        write_inputs(Inputs(output, items, vars(args), args.uint8, network.num_classes, args.data_path))
     kind = f"uint8 {args.input_h}×{args.input_w}×3" if args.uint8 else f"float32 3×{args.input_h}×{args.input_w}"
     print(f"{output}: {names.counted(len(items), 'image')}, {kind}")
 
