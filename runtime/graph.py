@@ -17,8 +17,9 @@ ORDINARY_STEPS = 8
 class StepGraph:
     """Calls a step function; after the warm-up as one graph, if it was given one.
 
-    The steps of the warm-up are ordinary ones. Capturing runs nothing, so each call does one step, and the sequence of
-    updates is the same with and without a graph. What the operators of a captured step need:
+    The steps of the warm-up are ordinary ones. Capturing runs nothing, so each call does one step. The updates are the
+    same with and without a graph, except that a run with one reads its learning rates in float32. What the operators of
+    a captured step need:
 
     - forward, loss, backward: fixed addresses of the batch (`inputs`), of weights and of BatchNorm's statistics. The
       mode of modules (train) is captured too. Activations and gradients live in the graph's own memory.
