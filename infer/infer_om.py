@@ -1,4 +1,4 @@
-"""Run ais_bench with an .om file on the files of infer/preprocess.py, or onnxruntime in its place."""
+"""Run an .om file on the files of infer/preprocess.py with ais_bench or pyACL, or onnxruntime in their place."""
 
 import sys
 from pathlib import Path
@@ -16,6 +16,8 @@ import subprocess
 import time
 from argparse import Namespace
 
+from infer.acl_model import AclModel
+from infer.batches import run_batches
 from infer.files import Inputs, count_heads, new_folder, read_inputs
 from infer.stand_in import run_stand_in
 from runtime import names
@@ -23,6 +25,10 @@ from runtime.errors import InputError
 from runtime.files import check_file
 
 SOURCE = "https://gitee.com/ascend/tools/tree/master/ais-bench_workload/tool/ais_bench"
+TOOLS = {  # the packages that each needs, and how to get them
+    "ais_bench": (("ais_bench", "aclruntime"), f"install the wheels of ais_bench and aclruntime as {SOURCE} says"),
+    "pyacl": (("acl",), "run `source <CANN>/set_env.sh`, which makes CANN's package acl available"),
+}
 
 
 def ais_bench_command(args: Namespace, inputs: Inputs, output: Path) -> list[str]:
@@ -34,15 +40,21 @@ def ais_bench_command(args: Namespace, inputs: Inputs, output: Path) -> list[str
     ]
 
 
+def choose_tool(choice: str) -> str:
+    """Return the tool of `--tool`; auto: the first that is installed. Raises InputError if it is not installed."""
+    tools = list(TOOLS) if choice == "auto" else [choice]
+    for tool in tools:
+        if all(importlib.util.find_spec(module) for module in TOOLS[tool][0]):
+            return tool
+    remedies = ", or ".join(TOOLS[tool][1] for tool in tools)
+    raise InputError(
+        f"not installed: {' and '.join(tools)}; {remedies}, or pass --stand_in with an ONNX file to use onnxruntime on "
+        "the CPU"
+    )
+
+
 def run_ais_bench(args: Namespace, inputs: Inputs, output: Path) -> None:
-    """Run ais_bench; raises InputError if it is not installed, or fails."""
-    check_file(Path(args.model))
-    missing = [name for name in ("ais_bench", "aclruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"not installed: {' and '.join(missing)}; install the wheels of ais_bench and aclruntime as {SOURCE} says, "
-            "or pass --stand_in with an ONNX file to use onnxruntime on the CPU"
-        )
+    """Run ais_bench; raises InputError if it fails."""
     if code := subprocess.run(ais_bench_command(args, inputs, output)).returncode:
         raise InputError(f"ais_bench ended with status {code}; its messages are above")
 
@@ -50,16 +62,23 @@ def run_ais_bench(args: Namespace, inputs: Inputs, output: Path) -> None:
 def main(args: Namespace) -> None:
     """Run the network on all inputs, and check that each has its outputs."""
     inputs, output = read_inputs(Path(args.input)), Path(args.output).absolute()
+    if args.model:
+        check_file(Path(args.model))
+    tool = "onnxruntime" if args.stand_in else choose_tool(args.tool)
     start = time.perf_counter()
     with new_folder(output, "--output"):
         if args.stand_in:
             run_stand_in(Path(args.stand_in), inputs, output, args.batch_size)
-        else:
+        elif tool == "ais_bench":
             run_ais_bench(args, inputs, output)
+        else:
+            with AclModel(Path(args.model), args.device_id) as model:
+                run_batches(inputs, output, args.batch_size, model)
         heads = count_heads(output, inputs)
     seconds = time.perf_counter() - start
     images = names.counted(len(inputs.items), "image")
-    print(f"{output}: {names.counted(heads, 'output')} for each of {images}, {seconds:.1f} s with reading and writing")
+    print(f"{output}: {names.counted(heads, 'output')} for each of {images}, by {tool}")
+    print(f"{seconds:.1f} s with reading and writing")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write images as .bin files for ais_bench: the validation split of a prepared data set, or any images of --input."""
+"""Write images as .bin files for infer/infer_om.py: the validation split of prepared data, or any images."""
 
 import sys
 from pathlib import Path

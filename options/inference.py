@@ -21,7 +21,7 @@ def parse_write_aipp(argv: list[str] | None = None) -> Flags:
 
 def parse_infer_preprocess(argv: list[str] | None = None) -> Flags:
     """Parse the flags of infer/preprocess.py."""
-    parser = FlagParser("Write images as .bin files for ais_bench.")
+    parser = FlagParser("Write images as .bin files for infer/infer_om.py.")
     _add_onnx(parser)
     input_help = "image files, folders or globs without masks (default: the validation split of the data)"
     parser.add_argument("--input", nargs="+", metavar="PATH", help=input_help)
@@ -39,8 +39,10 @@ def parse_infer_preprocess(argv: list[str] | None = None) -> Flags:
 
 def parse_infer_om(argv: list[str] | None = None) -> Flags:
     """Parse the flags of infer/infer_om.py."""
-    parser = FlagParser("Run a converted model on an Ascend inference card with ais_bench.")
+    parser = FlagParser("Run a converted model on an Ascend inference card.")
     parser.add_argument("--model", metavar="FILE", help="the .om file")
+    tool_help = "program that runs it: ais_bench, or pyACL, which comes with CANN; auto: the first that is installed"
+    parser.add_argument("--tool", default="auto", choices=("auto", "ais_bench", "pyacl"), help=tool_help)
     parser.add_argument("--stand_in", metavar="FILE", help="an ONNX file to run on the CPU instead, with onnxruntime")
     parser.add_argument("--input", default=INPUTS, help="folder that infer/preprocess.py wrote")
     parser.add_argument("--output", default=OUTPUTS, help="folder for the outputs")

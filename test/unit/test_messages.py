@@ -137,7 +137,7 @@ def impossible(text: str, flags: Mapping[str, frozenset[str]], script: str) -> l
     """
     wrong = []
     for found in re.finditer(r"(?<![\w-])--[A-Za-z][\w-]*", text):
-        named = re.findall(r"(\w+\.py)\b[^;)]*$", text[: found.start()])
+        named = re.findall(r"([\w/]+\.py)\b[^;)]*$", text[: found.start()])
         spelled = f"--{found[0][2:].replace('-', '_')}"
         elsewhere = found[0] in OTHER_PROGRAMS and OTHER_PROGRAMS[found[0]] in text
         if not elsewhere and spelled not in flags[named[-1] if named and named[-1] in flags else script]:

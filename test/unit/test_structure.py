@@ -18,6 +18,8 @@ SOURCES = {
     for path in FILES
 }
 
+INFER_MODULES = {f"infer.{name}" for name in ("acl_model", "batches", "files", "network", "stand_in")}
+
 # what each room may import besides itself; runtime and imaging import no module of the root
 ALLOWED = {
     **{module: set() for module in SCIENCE},
@@ -30,7 +32,7 @@ ALLOWED = {
     "exporting": {"exporting", "archs", "imaging", "runtime"},
     "evaluation": {"evaluation", "metrics", "imaging", "runtime"},
     # its commands do not import each other
-    "infer": ROOT_FILES - COMMANDS | set(ROOMS) - {"infer"} | {"infer.files", "infer.network", "infer.stand_in"},
+    "infer": ROOT_FILES - COMMANDS | set(ROOMS) - {"infer"} | INFER_MODULES,
     **{command: ROOT_FILES - COMMANDS | set(ROOMS) - {"infer"} for command in COMMANDS},
 }
 # decides by kind of device: device.py; the choices of --device: options/table.py

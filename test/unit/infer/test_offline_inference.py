@@ -16,6 +16,7 @@ from imaging import augment
 from imaging.reader import read_image
 
 PREPROCESS = ("infer/preprocess.py", "--onnx", "net.onnx", "--data_path", "inputs/discs")
+PYACL = {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "standin_acl")}
 IOU = re.compile(r"^IoU: ([\d.]+)$", re.MULTILINE)
 
 
@@ -134,6 +135,40 @@ def test_ais_bench_gets_the_folder_and_the_batch_size(exported):
     assert line == "[Error] ais_bench ended with status 3; its messages are above"
 
 
+@pytest.mark.parametrize("arch, deep_supervision, batch_size", [("UNet", False, 1), ("NestedUNet", True, 16)])
+def test_pyacl_writes_what_onnxruntime_writes(home, narrow, arch, deep_supervision, batch_size):
+    """A stand-in for pyACL runs an ONNX file of fixed size in place of the .om file."""
+    export(home, arch, 1, deep_supervision)
+    succeed(*PREPROCESS, cwd=home)
+    batch = ("--batch_size", batch_size)
+    succeed("infer/infer_om.py", "--stand_in", "net.onnx", *batch, "--output", "expected", cwd=home)
+    succeed("pthtar2onnx.py", "--name", "net", *batch, "--output", "net.om", cwd=home)
+    flags = ("--model", "net.om", *batch, "--device_id", 3, "--output", "out")
+    text = succeed("infer/infer_om.py", *flags, cwd=home, **PYACL)
+    assert "acl: device 3" in text and "acl: 0 objects are left" in text and "by pyacl" in text
+    names = sorted(path.name for path in Path("expected").iterdir())
+    assert names == sorted(path.name for path in Path("out").iterdir())
+    for name in names:
+        one, other = (np.fromfile(Path(folder, name), "<f4") for folder in ("expected", "out"))
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_errors_of_pyacl_get_a_sentence(exported):
+    succeed(*PREPROCESS, cwd=exported)
+    succeed("pthtar2onnx.py", "--name", "net", "--batch_size", 4, "--output", "net.om", cwd=exported)
+    infer = ("infer/infer_om.py", "--model", "net.om", "--batch_size")
+    for name in ("init", "rt.set_device", "mdl.load_from_file", "rt.malloc", "rt.memcpy", "mdl.execute"):
+        line = refuse(*infer, 4, cwd=exported, **PYACL, ACL_FAILS=name)
+        assert line.startswith(f"[Error] net.om: acl.{name} failed with code 507011"), line
+    size = 3 * 32 * 48 * 4
+    line = refuse(*infer, 2, cwd=exported, **PYACL)
+    assert line.startswith(f"[Error] net.om: takes {4 * size} bytes, but a batch has {2 * size}; give the --batch_size")
+    Path("acl.py").write_text("raise ImportError('libascendcl.so: cannot open shared object file')")
+    line = refuse(*infer, 4, cwd=exported, PYTHONPATH=".")
+    assert line.startswith("[Error] pyACL cannot be imported (libascendcl.so: cannot open")
+    assert not Path("infer_data/outputs").exists()
+
+
 def test_bad_input_gets_a_sentence(exported):
     infer = ("infer/infer_om.py", "--stand_in", "net.onnx")
     assert "name the folder that infer/preprocess.py wrote" in refuse(*infer, cwd=exported)
@@ -141,7 +176,9 @@ def test_bad_input_gets_a_sentence(exported):
     assert "already exists" in refuse(*PREPROCESS, cwd=exported)
     Path("net.om").touch()
     line = refuse("infer/infer_om.py", "--model", "net.om", "--output", "x", cwd=exported)
-    assert line.startswith("[Error] not installed: ais_bench and aclruntime; install the wheels")
+    assert line.startswith("[Error] not installed: ais_bench and pyacl; install the wheels")
+    line = refuse("infer/infer_om.py", "--model", "net.om", "--tool", "pyacl", "--output", "x", cwd=exported)
+    assert line.startswith("[Error] not installed: pyacl; run `source <CANN>/set_env.sh`")
     assert "give --model FILE.om" in refuse("infer/infer_om.py", cwd=exported)
     assert "is missing" in refuse("infer/postprocess.py", cwd=exported)
     succeed(*infer, cwd=exported)
