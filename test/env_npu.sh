@@ -24,8 +24,10 @@ if ! _source_cann && [[ -z ${ASCEND_HOME_PATH:-} ]] &&
 fi
 unset -f _source_cann
 
-# Another thread launches the operators from a queue. 2 is faster, but needs precompiled operators.
-export TASK_QUEUE_ENABLE="${TASK_QUEUE_ENABLE-1}"
+# Another thread launches the operators from a queue. 2 also lets this thread allocate their workspace, so that it waits
+# less. torch_npu does this only for precompiled operators: they are the default on Atlas A2 and A3, and need --bin_mode on
+# the first Ascend 910.
+export TASK_QUEUE_ENABLE="${TASK_QUEUE_ENABLE-2}"
 # A chain of views with a non-contiguous result needs one copy instead of one per view.
 export COMBINED_ENABLE="${COMBINED_ENABLE-1}"
 # CANN's log goes to files, not to the terminal.
@@ -34,5 +36,11 @@ export ASCEND_SLOG_PRINT_TO_STDOUT="${ASCEND_SLOG_PRINT_TO_STDOUT-0}"
 export ASCEND_GLOBAL_LOG_LEVEL="${ASCEND_GLOBAL_LOG_LEVEL-3}"
 # CANN does not log events.
 export ASCEND_GLOBAL_EVENT_ENABLE="${ASCEND_GLOBAL_EVENT_ENABLE-0}"
-# Each process is bound to the CPU cores near its NPU.
+# Each process is bound to its share of the CPU cores.
 export CPU_AFFINITY_CONF="${CPU_AFFINITY_CONF-1}"
+# Blocks of NPU memory can grow. Tensors of changing sizes, such as the last batch of the validation, then leave fewer
+# unusable gaps.
+export PYTORCH_NPU_ALLOC_CONF="${PYTORCH_NPU_ALLOC_CONF-expandable_segments:True}"
+# HCCL waits for the other processes as long as torch does (--dist_timeout). Its default of 120 s can be too short if one
+# process is still reading data or compiling operators.
+export HCCL_CONNECT_TIMEOUT="${HCCL_CONNECT_TIMEOUT-600}"

@@ -247,6 +247,14 @@ def test_training_page_has_all_flags_of_train() -> None:
     assert [name for name in options.FLAGS if f"`--{name}`" not in text] == []
 
 
+def test_ascend_page_has_the_variables_of_env_npu() -> None:
+    script = (ROOT / "test" / "env_npu.sh").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "ascend.md").read_text(encoding="utf-8")
+    exported = re.findall(r'^export (\w+)="\$\{\1-(.+)\}"$', script, re.MULTILINE)
+    table = page.split("| variable | value | meaning |\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.MULTILINE) == exported and len(exported) > 5
+
+
 def test_contributing_names_every_module() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     folders = ["", "runtime", "imaging", "imaging/raw", "exporting", "evaluation", "infer", "benchmarks", "test/faults"]

@@ -19,6 +19,7 @@ TEST_DIR = Path(__file__).resolve().parents[1]
 # Environment variables that the launchers, env_npu.sh and torchrun read.
 DROPPED = ("VIRTUAL_ENV", "CONDA_PREFIX", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_RANK", "etp_running_flag")
 DROPPED += ("ASCEND_DEVICE_ID", "ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "CPU_AFFINITY_CONF", "COMBINED_ENABLE")
+DROPPED += ("PYTORCH_NPU_ALLOC_CONF", "HCCL_CONNECT_TIMEOUT")
 DROPPED += ("TASK_QUEUE_ENABLE", "ASCEND_SLOG_PRINT_TO_STDOUT", "ASCEND_GLOBAL_LOG_LEVEL", "ASCEND_GLOBAL_EVENT_ENABLE")
 
 # A name that creates a file "ran", or turns into another name, if a script expands it.

@@ -510,12 +510,14 @@ def test_a_second_ctrl_c_ends_ranks_that_ignore_signals(fake: Repository8p):
 
 CANN = 'export ASCEND_HOME_PATH=/cann$NO_SUCH_VARIABLE\nfalse\nexport SOURCED="${SOURCED:-}$1"\n'
 SETTINGS = {
-    "TASK_QUEUE_ENABLE": "1",
+    "TASK_QUEUE_ENABLE": "2",
     "COMBINED_ENABLE": "1",
     "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
     "ASCEND_GLOBAL_LOG_LEVEL": "3",
     "ASCEND_GLOBAL_EVENT_ENABLE": "0",
     "CPU_AFFINITY_CONF": "1",
+    "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+    "HCCL_CONNECT_TIMEOUT": "600",
 }
 
 
@@ -555,16 +557,17 @@ class TestEnvNpu:
         _, environment = self.launched(ASCEND_TOOLKIT_HOME=str(self.home / "chosen" / "latest"))
         assert environment["ASCEND_HOME_PATH"] == "/cann"
 
-    def test_the_users_values_stay(self):
+    @pytest.mark.parametrize("value", ["7", ""])
+    def test_the_users_values_stay(self, value: str):
         install_cann(self.home / "Ascend" / "cann")
-        mine = dict.fromkeys(SETTINGS, "7")
+        mine = dict.fromkeys(SETTINGS, value)
         _, environment = self.launched(**mine)
         assert {key: environment.get(key) for key in SETTINGS} == mine
 
     def test_no_cann_is_a_warning(self):
         complaints, environment = self.launched()
         assert complaints.startswith("[Warning] CANN's set_env.sh ") and complaints.count("\n") == 1
-        assert environment["TASK_QUEUE_ENABLE"] == "1"
+        assert environment["TASK_QUEUE_ENABLE"] == "2"
 
     def test_a_platform_that_sets_all_itself(self):
         install_cann(self.home / "Ascend" / "cann")
@@ -587,4 +590,14 @@ class TestEnvNpu:
         done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=True, timeout=20)
         options, home, affinity = done.stdout.split()
         assert {"e", "u"} <= set(options) and (home, affinity) == ("/cann" if cann else "none", "1")
+        assert done.stderr == ""
+
+    @pytest.mark.parametrize("preset", [{}, *({name: value} for name in SETTINGS for value in ("7", ""))], ids=str)
+    def test_each_value_by_itself(self, preset: dict[str, str]):
+        """A value from outside, also an empty one, stays; the other variables get their defaults."""
+        arguments = [shutil.which("bash"), "-c", 'source "$1"; env -0', "bash", TEST_DIR / "env_npu.sh"]
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.home), **preset}
+        done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=True, timeout=20)
+        environment = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+        assert {key: environment.get(key) for key in SETTINGS} == SETTINGS | preset
         assert done.stderr == ""
