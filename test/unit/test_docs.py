@@ -124,6 +124,9 @@ def launcher_problems(script: str, words: list[str]) -> list[str]:
         return []
     own, passed_on = shell_flags(script), Path(script).name.startswith("train_")
     problems, others = [], []
+    if script == "docker_start.sh" and "--" in words:  # a command for the container follows
+        words, command = words[: words.index("--")], words[words.index("--") + 1 :]
+        problems = command_problems(command) if command else ["-- without a command"]
     for word in words:
         flag, equals, _ = word.partition("=")
         if not word.startswith("--"):
@@ -196,6 +199,7 @@ def main_flags() -> frozenset[str]:
     """Return the flags of the commands, the launchers, quickstart.sh and torchrun."""
     launchers = [
         "quickstart.sh",
+        "docker_start.sh",
         "infer/atc.sh",
         *(str(path.relative_to(ROOT)) for path in (ROOT / "test").glob("train_*.sh")),
     ]
@@ -305,7 +309,12 @@ def test_the_check_finds_broken_links(text: str, expected: list[str]) -> None:
         ("```text\npython none.py\n```\n", None),
         ("`python train.py --name RUN --epochs N …`", None),
         ("`python benchmarks/accuracy_table.py NAME… --plot FILE`", None),
+        ("```bash\nbash docker_start.sh --npus=0 -- bash test/train_full_1p.sh --seed=3\n```\n", None),
         ("```bash\npython none.py\n```\n", "there is no none.py"),
+        ("```bash\nbash docker_start.sh --none\n```\n", "docker_start.sh has no --none"),
+        ("```bash\nbash docker_start.sh bash\n```\n", "docker_start.sh takes no bash"),
+        ("```bash\nbash docker_start.sh -- python train.py --none\n```\n", "train.py has no --none"),
+        ("```bash\nbash docker_start.sh --\n```\n", "-- without a command"),
         ("```bash\nbash test/none.sh\n```\n", "there is no test/none.sh"),
         ("`python trian.py`", "there is no trian.py"),
         ("```bash\npython train.py --none\n```\n", "train.py has no --none"),

@@ -1,0 +1,51 @@
+# An image with this repository and its packages, by default for CPUs. docs/devices.md#docker has the commands, also for
+# Ascend NPUs and CUDA GPUs. docker_start.sh starts a container.
+ARG BASE=python:3.11-slim
+FROM ${BASE}
+
+# requirements-npu.txt adds torch_npu, for a BASE that has CANN but no torch_npu.
+ARG REQUIREMENTS=requirements.txt
+# The index of torch's CPU build, from the command on PyTorch's page "Previous Versions". Empty: pip's usual build.
+ARG TORCH_INDEX=
+# More arguments for pip, such as those that choose a mirror.
+ARG PIP_ARGS=
+# The user that owns the files in the image. docker_start.sh replaces it by the user who calls it.
+ARG UID=1000
+ARG GID=1000
+
+# PYTHONUNBUFFERED: `docker logs` shows lines at once. PIP_BREAK_SYSTEM_PACKAGES: pip may install into the system's
+# Python, as some bases otherwise forbid; the container has no other use for it.
+ENV PYTHONUNBUFFERED=1 \
+    PIP_BREAK_SYSTEM_PACKAGES=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+USER 0
+
+# -o: BASE may have a user of this number.
+RUN groupadd -o -g "$GID" unet && useradd -o -l -m -u "$UID" -g "$GID" unet
+
+# The packages come before the code, so that a change of the code does not install them again.
+WORKDIR /tmp/requirements
+COPY requirements.txt requirements-npu.txt ./
+# torch and torch_npu stay as they are if BASE has them, because they must match its CANN or CUDA.
+# hadolint ignore=DL3013,SC2086
+RUN set -eu; \
+    for package in torch torch_npu; do \
+        if python3 -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$package'))"; then \
+            sed -i "/^$package==/d" requirements.txt requirements-npu.txt; \
+        fi; \
+    done; \
+    torch=$(sed -n '/^torch==/p' requirements.txt); \
+    if [ -n "$TORCH_INDEX" ] && [ -n "$torch" ]; then \
+        python3 -m pip install $PIP_ARGS --index-url "$TORCH_INDEX" "$torch"; \
+    fi; \
+    python3 -m pip install $PIP_ARGS -r "$REQUIREMENTS"
+
+WORKDIR /workspace/unet
+COPY . .
+# The folders that runs write to. docker_start.sh mounts folders of the host there.
+RUN mkdir -p inputs models outputs test/output && chown "$UID:$GID" . inputs models outputs test/output
+
+USER ${UID}:${GID}
+CMD ["bash"]
