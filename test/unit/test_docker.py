@@ -155,6 +155,16 @@ def test_the_exit_code_is_that_of_docker(host: Host) -> None:
     assert host.start(STUB_EXIT="37").returncode == 37
 
 
+def test_a_terminal_is_passed_on(host: Host) -> None:
+    master, terminal = os.openpty()
+    command = [shutil.which("bash"), host.root / "docker_start.sh"]
+    subprocess.run(command, env=host.env, stdin=terminal, stdout=terminal, stderr=terminal, timeout=20, check=True)
+    os.close(master)
+    os.close(terminal)
+    arguments = host.record.read_text().split("\0")
+    assert {"--interactive", "--tty"} < set(arguments) and "--stop-timeout" not in arguments
+
+
 def test_help(host: Host) -> None:
     done = host.start("--help", PATH=os.environ["PATH"])
     assert done.returncode == 0 and done.stderr == "" and "--shm_size=SIZE" in done.stdout
@@ -215,6 +225,9 @@ def test_dockerfile_installs_before_it_copies_the_code_and_is_not_run_by_root() 
     assert install < steps.index(("COPY", ". ."))
     assert [value for name, value in steps if name == "USER"] == ["0", "${UID}:${GID}"]
     assert any(name == "ENV" and "PYTHONUNBUFFERED=1" in value for name, value in steps)
+    libraries = next(value for name, value in steps if name == "ENV" and value.startswith("LD_LIBRARY_PATH="))
+    # the path of BASE stays; an empty part would stand for the current folder
+    assert libraries.endswith("/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
 
 
 TORCH = re.search(r"^torch==.+$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[0]
