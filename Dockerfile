@@ -9,12 +9,9 @@ ARG REQUIREMENTS=requirements.txt
 ARG TORCH_INDEX=
 # More arguments for pip, such as those that choose a mirror.
 ARG PIP_ARGS=
-# The user that owns the files in the image. docker_start.sh replaces it by the user who calls it.
-ARG UID=1000
-ARG GID=1000
 
-# PYTHONUNBUFFERED: `docker logs` shows lines at once. PIP_BREAK_SYSTEM_PACKAGES: pip may install into the system's
-# Python, as some bases otherwise forbid; the container has no other use for it.
+# PYTHONUNBUFFERED: `docker logs` shows each line at once. PIP_BREAK_SYSTEM_PACKAGES: pip may install into the system's
+# Python, which some distributions forbid outside of containers.
 ENV PYTHONUNBUFFERED=1 \
     PIP_BREAK_SYSTEM_PACKAGES=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -24,9 +21,6 @@ ENV PYTHONUNBUFFERED=1 \
 ENV LD_LIBRARY_PATH=/usr/local/Ascend/driver/lib64:/usr/local/Ascend/driver/lib64/common:/usr/local/Ascend/driver/lib64/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
 USER 0
-
-# -o: BASE may have a user of this number.
-RUN groupadd -o -g "$GID" unet && useradd -o -l -m -u "$UID" -g "$GID" unet
 
 # The packages come before the code, so that a change of the code does not install them again.
 WORKDIR /tmp/requirements
@@ -45,10 +39,18 @@ RUN set -eu; \
     fi; \
     python3 -m pip install $PIP_ARGS -r "$REQUIREMENTS"
 
+# The user of the image. docker_start.sh uses its caller instead. -o: BASE may have a user of this number.
+ARG UID=1000
+ARG GID=1000
+RUN groupadd -o -g "$GID" unet && useradd -o -l -m -u "$UID" -g "$GID" unet
+
 WORKDIR /workspace/unet
 COPY . .
-# The folders that runs write to. docker_start.sh mounts folders of the host there.
-RUN mkdir -p inputs models outputs test/output && chown "$UID:$GID" . inputs models outputs test/output
+# Every user can read the code. The user of the image can write to the folders of runs; docker_start.sh mounts folders of
+# the host there.
+RUN chmod -R a+rX . \
+    && mkdir -p inputs models outputs test/output \
+    && chown "$UID:$GID" . inputs models outputs test/output
 
 USER ${UID}:${GID}
 CMD ["bash"]

@@ -222,7 +222,7 @@ def test_dockerfile_installs_before_it_copies_the_code_and_is_not_run_by_root() 
     steps = dockerfile_steps()
     assert steps[:2] == [("ARG", "BASE=python:3.11-slim"), ("FROM", "${BASE}")]
     install = next(number for number, (name, value) in enumerate(steps) if name == "RUN" and "pip install" in value)
-    assert install < steps.index(("COPY", ". ."))
+    assert install < steps.index(("ARG", "UID=1000")) < steps.index(("COPY", ". ."))
     assert [value for name, value in steps if name == "USER"] == ["0", "${UID}:${GID}"]
     assert any(name == "ENV" and "PYTHONUNBUFFERED=1" in value for name, value in steps)
     libraries = next(value for name, value in steps if name == "ENV" and value.startswith("LD_LIBRARY_PATH="))
