@@ -1,3 +1,6 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # An image with this repository and its packages, by default for CPUs. docs/devices.md#docker has the commands, also for
 # Ascend NPUs and CUDA GPUs. docker_start.sh starts a container.
 ARG BASE=python:3.11-slim

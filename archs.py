@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """UNet and UNet++ (`NestedUNet`), and building the model that belongs to given weights.
 
 UNet: Ronneberger et al. 2015. UNet++: Zhou et al. 2018. Old checkpoints depend on the parameter names: blocks are

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # Starts a container of the image that the Dockerfile makes: on Ascend NPUs, CUDA GPUs or CPUs. Flags: --help
 set -u
 here=${BASH_SOURCE[0]%docker_start.sh} # $(dirname …) would drop a newline at the end of the folder's name

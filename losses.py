@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The losses of the recipe. Targets have soft edges: they are not rounded to 0 and 1."""
 
 from collections.abc import Sequence

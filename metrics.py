@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Scores of a segmentation: overlap of pixels (IoU, Dice) and of whole nuclei (average precision)."""
 
 from typing import NamedTuple

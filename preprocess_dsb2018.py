@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Prepare raw DSB2018 images (Kaggle's layout, one mask file per nucleus) for training."""
 
 import options

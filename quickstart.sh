@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # Does everything in one command: environment, data, training, evaluation, pictures, ONNX export. Flags: --help
 set -u
 here=${BASH_SOURCE[0]%quickstart.sh} # $(dirname …) would drop a newline at the end of the folder's name

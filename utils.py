@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What several commands share: meters and log lines, seeds, and finding a run's folder, model and data."""
 
 import math

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Evaluate a trained model on the validation split or a test set: scores of pixels and nuclei, by image, and masks."""
 
 import options

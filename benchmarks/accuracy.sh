@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # The runs behind the accuracy tables of the documentation. Run all of it or single lines, from the repository root,
 # with the real data prepared. A line continues an interrupted run, and does nothing if its run has finished. If the
 # CPU has no bfloat16 instructions, leave out --amp: the runs then take twice as long, and the third digits differ.

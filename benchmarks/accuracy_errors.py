@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Analyze the errors of a model: python val.py --name NAME && python benchmarks/accuracy_errors.py NAME
 
 Reads the masks that val.py wrote, and the prepared data, which must have one class. Prints where the wrong pixels are:

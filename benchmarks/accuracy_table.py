@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Print the accuracy table of runs from their logs: python benchmarks/accuracy_table.py NAME… [--plot FILE]"""
 
 import argparse

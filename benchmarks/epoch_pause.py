@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part epoch_pause of benchmarks/run.py: the time between two epochs, against one plain save of the same state."""
 
 import os

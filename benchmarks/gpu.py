@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Measure training on a GPU, with and without a CUDA graph: python benchmarks/gpu.py
 
 Prints images per second of training steps whose data are already on the device, their share of the speed of large

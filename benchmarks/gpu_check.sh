@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # Checks and measures training on a CUDA GPU. It needs python3 with the packages of requirements.txt, and this repository.
 #
 #   bash benchmarks/gpu_check.sh                     all parts

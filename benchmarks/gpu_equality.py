@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Compare training with and without a CUDA graph, number by number: python benchmarks/gpu_equality.py
 
 Trains 50 steps at O0, O1 and O2, with an EMA, a learning rate that changes in each step, and overflows, from the same

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part inference of benchmarks/run.py: a net on single images against batches, and the whole demo."""
 
 import copy

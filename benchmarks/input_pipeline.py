@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part input of benchmarks/run.py: from prepared files to batches, against imread, albumentations and collating."""
 
 import functools

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part loss of benchmarks/run.py: the Lovász hinge of a whole batch against a loop over its images."""
 
 import torch

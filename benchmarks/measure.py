@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What the parts of benchmarks/run.py share: the data, timing in turn, the comparison of results, the table."""
 
 import contextlib

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part net of benchmarks/run.py: training steps and evaluation, by memory handling, memory layout and precision.
 
 The plain side is a net in NCHW, and freed memory goes back to the system, as it does with glibc's defaults.

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part nuclei of benchmarks/run.py: the demo with and without single nuclei, and large images by windows."""
 
 from pathlib import Path

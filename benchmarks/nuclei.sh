@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # The runs behind the table of docs/nuclei.md. Run all of it or single lines, from the repository root, with the real zip
 # at inputs/stage1_train.zip. If the CPU has no bfloat16 instructions, leave out --amp: the runs then take twice as long.
 # On a GPU, put --device cuda in place of --device cpu --amp.

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The plain side of part preparation: prepares one image after the other in one process.
 
 Usage: plain_preparation.py ZIP OUTPUT SIZE. It imports nothing of this repository, so that none of our settings of

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part preparation of benchmarks/run.py: preprocess_dsb2018.py against plain_preparation.py."""
 
 import math

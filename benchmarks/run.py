@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Compare the speed of plain code, which handles one image at a time, with this repository's: python benchmarks/run.py
 
 Both sides run in the same process, in turn, several times; the table holds medians. Nothing is timed before both sides

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Measure how many images a second N training processes handle, compared with one: python benchmarks/scaling.py
 
 Runs train.py on synthetic images, with one process and with N in turn, on one CPU thread each, so that other load on

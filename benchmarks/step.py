@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Part step of benchmarks/run.py: where the time of a training step goes, measured within engine.train_one_epoch."""
 
 import statistics

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Scores of single nuclei at the size of their images, and the search for the settings by which they are found."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The normalization of the published recipe as a configuration of AIPP, which ATC puts before a network."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """One zip to share a model: the ONNX file, its settings and scores, the license of the data, how to run it."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Nuclei of a large image, found block by block, so that those on a seam between blocks stay whole."""
 
 import os

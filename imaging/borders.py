@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Where nuclei touch: the borders that a net learns beside the nuclei, to tell neighbors apart."""
 
 import cv2

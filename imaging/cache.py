@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Decoded images and masks in memory, so that each file is decoded once per run and not once per epoch."""
 
 import math

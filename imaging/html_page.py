@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Parts of an HTML page in one file: text, tables, figures, pictures as data URIs, and the style of all of them."""
 
 import base64

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Nuclei out of a network's probabilities: seeds, watershed, clean-up."""
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Files beside those that are used: which are left out, and why a file that is looked for is not found."""
 
 import unicodedata

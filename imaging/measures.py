@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A table of nuclei: where they are, how large, of what shape, and how bright."""
 
 from collections.abc import Sequence

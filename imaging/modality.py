@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A guess at how an image was taken, so that scores can be compared by kind of image."""
 
 import numpy as np

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Pixels to the model's input by a look-up table, also if the image is too large to be held in memory."""
 
 from collections.abc import Iterable

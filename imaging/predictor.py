@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Probabilities of an image at its own size, by a network that works at another size or scale."""
 
 from collections.abc import Callable, Iterable, Iterator

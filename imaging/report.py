@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """report.html: one page with the scores, the training, the settings, and the best and worst images of a model."""
 
 import re

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Nuclei as the run lengths of the 2018 Data Science Bowl, and the table that the challenge takes.
 
 A nucleus is a text such as `1 3 10 5`: pixels 1, 2, 3 and 10 … 14. Pixels are numbered from 1, from top to bottom, then

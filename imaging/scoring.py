@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Tables of the scores of nuclei: by image, over all images, by kind of image, by threshold, and of the errors.
 
 They are made of what `metrics.match_nuclei` and `metrics.match_errors` return for each image.

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A split into training and validation images that the user chose: reading its files, and what a checkpoint records."""
 
 import os

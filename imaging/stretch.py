@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Stretching images of more than 8 bits, or of signed or float numbers, to 8 bits."""
 
 import cv2

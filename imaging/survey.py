@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What was found in a set of images, and what was done to them, in words for the log."""
 
 from collections import Counter, defaultdict

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """TIFF files: which frames they hold, and what their tags say. tiff_values.py reads the values of a page."""
 
 import io

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Probabilities of a large image, from windows that overlap and are blended smoothly."""
 
 from collections.abc import Callable, Iterable, Iterator

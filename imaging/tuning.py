@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Search for the settings of the splitter that fit a model best."""
 
 from collections.abc import Callable, Collection, Iterable

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A converted model on an Ascend card, through pyACL: CANN's Python package `acl`."""
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # Convert an export of pthtar2onnx.py --dynamic to one .om file for each batch size. Not run on hardware so far.
 set -eu
 

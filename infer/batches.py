@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Running a network on the files of infer/preprocess.py in batches, with files of outputs as ais_bench writes them."""
 
 from collections.abc import Callable, Iterable

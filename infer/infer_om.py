@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Run an .om file on the files of infer/preprocess.py with ais_bench or pyACL, or onnxruntime in their place."""
 
 import sys

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Turn the outputs of infer/infer_om.py into masks, and score them as val.py does if the images have masks."""
 
 import sys

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Write images as .bin files for infer/infer_om.py: the validation split of prepared data, or any images."""
 
 import sys

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Write the AIPP file of an exported network: python infer/write_aipp.py --onnx UNet_npu8p.onnx"""
 
 import sys

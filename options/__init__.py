@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The flags of every script. No torch in here, so that `--help` and a mistyped flag are answered at once."""
 
 from options.commands import parse_demo, parse_export, parse_preprocess, parse_train, parse_val

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Every flag of train.py: default, range, help, and what it means when resuming and in other commands."""
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Functions for argparse's `type=` that parse a flag's text; they raise ArgumentTypeError with what is allowed."""
 
 import math

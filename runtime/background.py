@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Work in threads beside the main one: reading ahead of it, and writing behind it. OpenCV and torch free the GIL."""
 
 from collections import deque

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Batches of images and masks as bytes: their memory, their way to the device, and the floats that a network gets."""
 
 import math

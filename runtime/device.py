@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Everything that depends on the kind of device: choosing it, its settings, half type, memory, optimizers."""
 
 import ctypes

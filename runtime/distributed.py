@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The run's processes: ranks, connecting them, sums and means over them, and where each one prints."""
 
 import atexit

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """How the scripts describe and parse their flags: argparse with the facts about each flag in one place."""
 
 import argparse

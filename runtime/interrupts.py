@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Signals that stop a run after its current step, and the lock that keeps a folder to one run at a time."""
 
 import contextlib

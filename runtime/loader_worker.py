@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Setting up the processes that load data: how many of them /dev/shm has room for, and what each does at its start."""
 
 import math

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Mixed precision O0–O3 behind one interface: by NVIDIA's or Ascend's apex if it is installed, else native torch.
 
 O0 computes in fp32. O1 is autocast. O2 keeps half weights with fp32 BatchNorm, and its optimizer steps on fp32 master

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The random generators of a process: their states, as a checkpoint holds them."""
 
 import random

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What surrounds the training loop: device, processes, locked folder and logs of a run; signals; profiler; events."""
 
 import contextlib

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The flags that a run recorded: reading them, applying them in later commands, and comparing two runs."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Curves and a few validation images of a run for TensorBoard, if the package is installed."""
 
 from collections.abc import Callable, Iterable, Mapping

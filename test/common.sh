@@ -1,3 +1,6 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # shellcheck shell=bash
 # Functions that all launchers share. A launcher sources this file, sets those variables of the first block that differ
 # for it, and then calls parse_flags, prepare, run_logged and write_results in this order (see train_full_1p.sh).

@@ -1,3 +1,6 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # shellcheck shell=bash
 # Functions for the launchers of several processes: --num_gpus, torchrun, and the report on a failed rank. Such a
 # launcher sources this file instead of common.sh. It calls parse_flags_8p and run_ranks instead of parse_flags and

@@ -1,3 +1,6 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # shellcheck shell=bash
 # The environment of an Ascend host: CANN's variables, and settings for training. The launchers source this file; for
 # other commands, source it in bash. Settings that already have a value keep it.

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # Lint and unit tests: bash test/run_tests.sh [--newest] [arguments for pytest; paths are relative to the repository root]
 # --newest: in an environment of its own, .venv-newest, with the versions that requirements.txt has for the newest Python.
 # All checks run, even if one fails. pytest runs last, so that its summary ends the output. It runs the tests in two

@@ -1,3 +1,6 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # shellcheck shell=bash
 # To be sourced. setup_venv FILE… installs the requirements files FILE… into the active virtual environment
 # (VIRTUAL_ENV, CONDA_PREFIX), else into .venv in the repository root, which it creates if needed. It sets python to the

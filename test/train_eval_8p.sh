@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # 8p evaluation of the model that train_full_8p.sh has trained. Flags: --help
 # shellcheck disable=SC2034  # common.sh and common_8p.sh use the variables
 set -u

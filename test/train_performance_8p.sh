@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+#
 # 8p speed run. Flags: --help
 set -u
 # shellcheck source-path=SCRIPTDIR source=common_8p.sh

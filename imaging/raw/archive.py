@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Zips that somebody else made: check the directory before anything is read, then read members with bounded memory."""
 
 import io

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The image and the nuclei of one id of a raw set, from an image file and one or several mask files."""
 
 import hashlib

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Download one large zip over an unreliable connection: resume it, check it, and only then give it its name."""
 
 import http.client

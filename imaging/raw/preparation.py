@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Prepare a raw set for training: one image, one mask and one size per id. A rerun continues an interrupted run."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Damage checkpoints on the disk, and fill the disk during a save.
 
 python test/faults/disks.py FOLDER SCRIPT COUNT SEED     `try_full_disk` runs this in a small file system

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Run scripts in forks of this process, which has already imported what they need: this saves seconds per start."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Give damaged and hostile files to every script, and classify the outcomes.
 
     python test/faults/inputs.py --count 1000 --processes 100 --seed 0

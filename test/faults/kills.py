@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Kill training at random moments, resume it, and compare the final files with those of an undisturbed run bit by bit.
 
 A run is 3 epochs of 4 steps of UNet on 20 synthetic images of 32×32, saved every 2 steps. It is killed and resumed

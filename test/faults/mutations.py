@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Ways to damage a file or to make it hostile, chosen by a random generator.
 
 A mutation takes the generator, the file's bytes and the path of a canary, a file that only a successful attack creates.

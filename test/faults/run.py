@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Test the repository against faults of hosts and disks and against hostile files, and print a table of the outcomes.
 
     python test/faults/run.py            # everything, takes about 45 minutes

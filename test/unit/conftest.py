@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Shared by the tests: a small prepared data set, models, and ways to run the scripts as a user does."""
 
 import functools

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """demo.py and val.py: any image in, pictures and tables out; the scores are compared with counts by hand."""
 
 import re

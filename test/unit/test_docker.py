@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """docker_start.sh with a stub of docker, and the parts of the Dockerfile that run without Docker."""
 
 import itertools

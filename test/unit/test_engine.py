@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Epochs on a stand-in for an accelerator: when the numbers of a step or batch are read, and what the speed counts."""
 
 import re

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """pthtar2onnx.py: names, sizes, open axes, heads, metadata, bytes, half precision; a failure leaves the old file."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The launchers, run as users run them: a copy of test/*.sh and of the real options, with a stub of train.py."""
 
 import json

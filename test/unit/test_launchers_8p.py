@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The launchers of several processes and env_npu.sh: a copy of test/*.sh, a stub of train.py, the real torchrun."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """val.py and demo.py find nuclei: scores, label images, tables and run lengths, with a net that needs no training."""
 
 import sys

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Matching nuclei against hand-made cases and against sets of pixels, pair by pair."""
 
 import functools

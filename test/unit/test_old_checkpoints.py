@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Files of the older editions: their weights are evaluated, segment, are exported, and training continues from them."""
 
 import io

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The command line: every flag in both spellings, the defaults of the recipe, and mistakes answered by name."""
 
 import re

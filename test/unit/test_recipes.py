@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What a recipe changes: each ingredient against its formula, and later commands that follow what a run recorded."""
 
 import math

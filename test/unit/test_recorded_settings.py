@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Every command that takes a checkpoint scores it as its training did; explicit flags win over recorded ones."""
 
 import contextlib

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Who may import whom, what one room alone knows or does, and how large things are; read from the sources."""
 
 import ast

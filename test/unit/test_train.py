@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """train.py: the recipe, its files, its log lines, resuming, starting from weights, stopping."""
 
 import json

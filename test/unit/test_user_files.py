@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Files and folders that people have, through the commands: the right pixels, scores and counts, or a sentence."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The tools for accuracy: analysis of errors, the table, the plot, the commands of the runs."""
 
 import argparse

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The benchmark and the checks for GPUs work; here they run on the CPU, without graphs. No test looks at a time."""
 
 import pandas as pd

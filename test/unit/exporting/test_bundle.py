@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Bundles: what is in one, its program run as it stands, demo.py --bundle, edited and damaged bundles."""
 
 import json

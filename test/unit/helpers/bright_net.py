@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A net that needs no training: bright pixels are nuclei. It shows which pixels the scripts read and what they draw."""
 
 import pandas as pd

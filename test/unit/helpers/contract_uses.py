@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Find what our sources use of torch_npu: every name, and the arguments of every call, from their syntax trees."""
 
 import ast

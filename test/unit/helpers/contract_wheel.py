@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Find what a wheel of torch_npu has, from its sources; what they do not show counts as missing."""
 
 import ast

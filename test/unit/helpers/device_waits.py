@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Train one epoch of 5 steps, and print how often the host had waited for the device when each step ended.
 
 Usage: device_waits.py DEVICE LEVEL [FLAG…], with more flags of train.py. Except at O0, the gradients of the third step

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A stand-in for the graph of a device: capturing runs nothing, and a replay calls the recorded function again."""
 
 from collections.abc import Callable

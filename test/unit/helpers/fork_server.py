@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Start scripts as forks of this process, which has already imported torch and the scripts: this saves seconds each.
 
 Each line of stdin is a JSON list of [script, flags, folder, environment, output]; these scripts are started side by

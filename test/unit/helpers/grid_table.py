@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Print the tables of docs/data.md: how many files of each kind are read, and how many are refused.
 
     PYTHONPATH=.:test/unit python -m helpers.grid_table            # as in docs/data.md

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Read randomly damaged images, and print the number of each file and its outcome; helpers for test_image_fuzz.py.
 
     PYTHONPATH=.:test:test/unit python -m helpers.image_fuzz COUNT SEED

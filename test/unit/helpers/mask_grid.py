@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Mask files of many kinds with the pixels that they mark. Nothing here uses the code under test."""
 
 import functools

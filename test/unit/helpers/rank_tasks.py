@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Run by the tests in one or several processes: five training steps, or one validation pass; writes what it found.
 
 rank_tasks.py train DEVICE BATCH_NORM FILE      BATCH_NORM: fixed (evaluation mode) or sync

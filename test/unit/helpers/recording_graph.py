@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A graph on the CPU: it records the operators of a step, undoes the step, and replays the operators alone."""
 
 from collections.abc import Callable, Iterable

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Checks of the stand-ins for torch_npu and apex: do they behave like the real ones, as far as our code depends on it?
 
 Usage: standin_checks.py NAME…. A process can name its device only once, so the tests run the checks in processes.

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Nets of random weights whose answers depend on the image: those of an untrained one are all close to 0.5."""
 
 import torch

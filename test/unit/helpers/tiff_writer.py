@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A plain TIFF writer for layouts that no library here writes, such as packed bits, missing strips and wrong tags."""
 
 import struct

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The files that belong to the repository: as git lists them, or without git all that .gitignore does not name."""
 
 import subprocess

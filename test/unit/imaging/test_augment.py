@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The faster Pipeline against albumentations' own calls: the same pixels, bit for bit, and the same random draws."""
 
 import albumentations as A

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Charts as SVG: each point lies where its numbers and the numbers beside the axes say."""
 
 import math

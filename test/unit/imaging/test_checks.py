@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The check of a prepared data set: what is refused, and whether the message names the file, the cause and a remedy."""
 
 import re

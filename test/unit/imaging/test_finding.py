@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Which image files `--input` names: what is used, what is counted as not used, what is passed over."""
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Nuclei of large images: tables, diameters and files equal those of the image in one piece."""
 
 from functools import partial

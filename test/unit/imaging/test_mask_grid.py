@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Mask files of every kind: each is read as it was written, or refused with its name and the cause."""
 
 import functools

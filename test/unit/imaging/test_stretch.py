@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Stretching to 8 bits, against the formula written out with scipy and numpy."""
 
 import tracemalloc

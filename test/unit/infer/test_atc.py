@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """infer/atc.sh with a stand-in for atc: its calls, and what it says if something is missing."""
 
 import os

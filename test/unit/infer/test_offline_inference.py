@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """infer/ from images to IoU, with onnxruntime in place of an Ascend card; the IoU is that of val.py."""
 
 import csv

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Parsers of flags' values: what they accept, and what they answer to other texts."""
 
 from argparse import ArgumentTypeError

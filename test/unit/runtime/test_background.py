@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Work beside the main thread: the same items and results in order, bounded memory, errors in turn, an end at once."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Checkpoints: files of this and older editions are read, damaged and hostile ones refused; a readable one stays."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Checkpoints are written while training goes on: what is in them, when their errors come, and what a kill leaves."""
 
 import errno

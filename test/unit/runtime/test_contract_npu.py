@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Does the real torch_npu have what our sources use of it, and does it take the arguments that they pass?
 
 Its wheel is downloaded, but neither installed nor imported, because that needs the drivers of an NPU. The tests read

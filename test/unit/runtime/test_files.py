@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Files on disk: atomic writing that survives failures and power cuts, and reading with a size limit."""
 
 import os

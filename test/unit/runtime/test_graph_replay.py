@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A step that was captured: its operators alone, replayed, update the state as ordinary steps do."""
 
 import math

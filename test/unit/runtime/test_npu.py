@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The scripts and launchers on a stand-in for the NPU, and on one for Ascend's apex."""
 
 import json

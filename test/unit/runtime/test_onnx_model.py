@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """demo.py --onnx: the pictures of the checkpoint, from exports of fixed and of open size; refused files."""
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Mixed precision on the CPU, which uses bfloat16 as half precision, against loops written out here."""
 
 import copy

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What a run records of its flags: reading it back, honoring it in later commands, and comparing two runs."""
 
 import re

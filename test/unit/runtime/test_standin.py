@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The stand-ins for torch_npu and apex behave like the real ones, as far as our code depends on it.
 
 The checks are in helpers/standin_checks.py.

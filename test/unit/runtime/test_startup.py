@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """What a script does before its imports: packages, encodings of the terminal, Ctrl-C."""
 
 import re

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The training state: a run that is cut off anywhere continues bit for bit, and its parts against their formulas."""
 
 import copy

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """train.py --tensorboard: its events, read by TensorBoard's own reader, and a run that does not notice them."""
 
 import io

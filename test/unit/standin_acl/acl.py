@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """pyACL as far as infer/acl_model.py uses it: an ".om" file is an ONNX file, and the card's memory is the host's.
 
 finalize() fails the process if anything is still open or allocated. ACL_FAILS names a function that returns an error.

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Uniting the masks of an image: in little memory, with and without orientation tags, and what is said about them."""
 
 import tracemalloc

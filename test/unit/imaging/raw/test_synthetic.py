@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The synthetic raw set: it is reproducible and well formed, and looks like the three kinds of real images."""
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A stand-in for Ascend's apex on device `npu` and on the CPU, with its calls and its four levels.
 
 If the real package can easily be used wrongly, the stand-in raises an error for the wrong use. Put the parent folder on

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A stand-in for torch_npu on hosts without an NPU: a device `npu` that computes on the CPU.
 
 It has what this repository calls, under the real names. If the real package can easily be used wrongly, the stand-in

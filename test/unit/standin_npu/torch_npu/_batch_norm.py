@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The kernels of torch's SyncBatchNorm, which torch does not have for the CPU."""
 
 import torch

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Compiles device.cpp when it is first used, and keeps a library for each version of the source and of torch."""
 
 import fcntl

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The backend for collectives `hccl`: gloo, on copies of the tensors in host memory.
 
 Each call waits for gloo, so that it raises gloo's errors itself.

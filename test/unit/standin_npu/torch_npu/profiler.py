@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The device's profiler: that of torch, with the arguments, activities and folders of the real one."""
 
 import enum

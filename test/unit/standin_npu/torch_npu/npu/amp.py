@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Mixed precision: a loss scaler with the arguments, the output and the state of the real one."""
 
 import torch

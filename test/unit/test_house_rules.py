@@ -1,4 +1,6 @@
-"""public_address_statement.md names every public address in the repository, and no other; modelzoo_level.txt."""
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
+"""What is asked of a whole repository: its public addresses, its level in the ModelZoo, its license."""
 
 import ipaddress
 import re
@@ -130,3 +132,17 @@ def test_the_level_of_the_model_zoo() -> None:
     """Nothing has run on an NPU, so no part is more than NOK."""
     text = (ROOT / "modelzoo_level.txt").read_text(encoding="utf-8")
     assert text == "FuncStatus:NOK\nPerfStatus:NOK\nPrecisionStatus:NOK\n"
+
+
+def test_each_source_file_names_its_copyright_and_license() -> None:
+    """In its first lines; empty files excepted."""
+    header = re.compile(
+        r"(?:#!.+\n)?# Copyright \d{4} The UNet for PyTorch Authors\n"
+        r"# Licensed under the Apache License, Version 2\.0\. SPDX-License-Identifier: Apache-2\.0\n"
+    )
+    sources = [
+        path for path in tracked_files(ROOT) if path.suffix in {".py", ".sh"} or path.name in {"run", "Dockerfile"}
+    ]
+    texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in sources}
+    assert len(texts) > 250
+    assert [str(path) for path, text in texts.items() if text.strip() and not header.match(text)] == []
