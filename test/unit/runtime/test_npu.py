@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The scripts and launchers on a stand-in for the NPU, and on one for Ascend's apex."""
 
+import io
 import json
 import os
 import re
@@ -170,16 +171,21 @@ def test_a_saturating_npu_is_read_for_overflows_in_each_step(tmp_path, level):
     assert json.loads(found["state"]) == {"loss_scaler0": {"loss_scale": 128.0, "unskipped": 2}}
 
 
-def test_launchers_on_two_npus(tmp_path):
-    """An accuracy run, then its evaluation."""
-    repository = clone(tmp_path / "clone", narrow=True)
-    write_dataset(repository / "inputs" / "dsb2018_96", count=20)
+SMALL = ("--batch_size=4", "--num_workers=0", "--input_h=16", "--input_w=16")
 
-    def launch(launcher: str, *flags: str) -> tuple[str, dict[str, str]]:
-        command = ["bash", f"test/{launcher}.sh", "--num_gpus=2", "--device=npu", "--batch_size=4", *flags]
+
+class Launches:
+    """A copy of the repository with 20 images, in which launchers run on the stand-in NPU."""
+
+    def __init__(self, folder: Path):
+        self.root = clone(folder, narrow=True)
+        write_dataset(self.root / "inputs" / "dsb2018_96", count=20)
+
+    def __call__(self, launcher: str, *flags: str) -> tuple[str, dict[str, str], list[str]]:
+        """Run a launcher with batches of 4; returns its log, the keys of its result file, and its loss file's lines."""
         result = subprocess.run(
-            command,
-            cwd=repository,
+            ["bash", f"test/{launcher}.sh", "--device=npu", *SMALL, *flags],
+            cwd=self.root,
             env=os.environ | ON_NPU | {"VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -187,20 +193,79 @@ def test_launchers_on_two_npus(tmp_path):
             timeout=300,
         )
         assert result.returncode == 0, result.stdout
-        output = repository / "test" / "output" / "0"
-        log_kind, kind = ("eval", "eval") if "eval" in launcher else ("train", "acc")
-        (path,) = output.glob(f"*_bs4_2p_{kind}.log")
+        output = self.root / "test" / "output" / "0"
+        _, kind, processes = launcher.split("_")
+        case = "2p" if processes == "8p" else "1p"
+        case += {"full": "_acc", "performance": "_perf"}.get(kind, f"_{kind}")
+        (path,) = output.glob(f"*_bs4_{case}.log")
         results = dict(line.split(" = ") for line in path.read_text().splitlines())
-        return (output / f"{log_kind}_0.log").read_text(), results
+        assert results["CaseName"] == path.stem and results["RankSize"] == case[0] and results["BatchSize"] == "4"
+        losses = list(output.glob(f"train_*_bs4_{case}_loss.txt"))
+        log = (output / ("eval_0.log" if kind == "eval" else "train_0.log")).read_text()
+        return log, results, losses[0].read_text().splitlines() if losses else []
 
-    log, results = launch("train_full_8p", "--epochs=1", "--num_workers=2")
+    def files(self, ending: str = "") -> dict[str, bytes]:
+        """Return the files of the run whose name has this ending, but not the logs of ranks."""
+        paths = (self.root / "models" / f"dsb2018_96_UNet_woDS{ending}").iterdir()
+        return {path.name: path.read_bytes() for path in paths if "rank" not in path.name}
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory) -> Launches:
+    """In it, train_full_8p.sh has trained a model on two NPUs."""
+    launches = Launches(tmp_path_factory.mktemp("launches") / "clone")
+    log, results, losses = launches("train_full_8p", "--num_gpus=2", "--epochs=1", "--num_workers=2")
     assert "UNet on npu:0, 2 processes, O2, float16: 16 images to train" in log
-    assert results["RankSize"] == "2" and float(results["ActualFPS"]) > 0 and log.count("Epoch: [1]") == 4
+    assert float(results["ActualFPS"]) > 0 and log.count("Epoch: [1]") == len(losses) == 4
     assert log.count("AVG-IOU") == 1
-    log, results = launch("train_eval_8p", "--num_workers=0")
-    assert "evaluating" in log and 0 <= float(results["TrainAccuracy"]) <= 1
-    history = pd.read_csv(repository / "models" / "dsb2018_96_UNet_woDS" / "log.csv")
-    assert float(results["TrainAccuracy"]) == pytest.approx(history["val_iou"].max(), abs=5e-4)
+    return launches
+
+
+@pytest.mark.parametrize("launcher, flags", [("train_eval_1p", ()), ("train_eval_8p", ("--num_gpus=2",))])
+def test_evaluation_by_launchers(launch: Launches, launcher: str, flags: tuple):
+    """The score is that of the training's best epoch; the run's files stay as they are."""
+    before = launch.files()
+    log, results, losses = launch(launcher, *flags)
+    assert "evaluating" in log and losses == [] and not {"ActualFPS", "TrainingTime"} & set(results)
+    best = pd.read_csv(io.BytesIO(before["log.csv"])).val_iou.max()
+    assert float(results["TrainAccuracy"]) == pytest.approx(best, abs=5e-4)
+    assert launch.files() == before
+
+
+@pytest.mark.parametrize("launcher, flags", [("train_performance_1p", ()), ("train_performance_8p", ("--num_gpus=2",))])
+def test_the_speed_runs_of_the_current_edition(launch: Launches, launcher: str, flags: tuple):
+    """All steps count into the speed, the result files are filled, and the model that evaluation scores stays."""
+    before = launch.files()
+    log, results, losses = launch(launcher, "--performance", "--epochs=2", *flags)
+    steps = re.findall(r"^Epoch: \[(\d)\].*\tTime +(\S+) .*\tLoss (\S+) ", log, re.MULTILINE)
+    assert [loss for *_, loss in steps] == losses and losses[-1] == results["ActualLoss"] and len(losses) == 8
+    seconds = [float(time) for epoch, time, _ in steps if epoch == "2"]
+    expected = pytest.approx(4 * len(seconds) / sum(seconds), rel=0.0005 * len(seconds) / sum(seconds) + 0.001)
+    assert float(results["ActualFPS"]) == expected
+    factor = 1 if launcher == "train_performance_1p" else 1000
+    assert float(results["TrainingTime"]) == pytest.approx(factor * 4 / float(results["ActualFPS"]), abs=0.006)
+    if launcher == "train_performance_1p":
+        assert float(results["CompileTime"]) == pytest.approx(sum(float(time) for _, time, _ in steps[:2]), abs=0.0005)
+    assert 0 <= float(results["TrainAccuracy"]) <= 1
+    assert launch.files() == before and "model_best.pth.tar" in launch.files("_perf")
+
+
+def test_fine_tuning_by_a_launcher(launch: Launches):
+    """It starts from the weights of the best model, also with another number of classes, and leaves that model alone."""
+    write_dataset(launch.root / "inputs" / "two", count=20, classes=2)
+    before = launch.files()
+    # a rate of almost 0 leaves the weights where they start
+    log, results, losses = launch(
+        "train_finetune_1p", "--data_path=inputs/two", "--num_classes=2", "--epochs=1", "--lr=1e-12", "--min_lr=0"
+    )
+    assert "but with new final.weight, final.bias" in log and "UNet on npu:0, O2, float16: 16 images to train" in log
+    assert len(losses) == 4 and float(results["ActualFPS"]) > 0 and float(results["ActualLoss"]) == float(losses[-1])
+    folders = (launch.root / "models" / f"dsb2018_96_UNet_woDS{ending}" for ending in ("", "_finetune"))
+    start, tuned = (weights_of(folder / "model_best.pth.tar") for folder in folders)
+    assert tuned["final.weight"].shape[0] == 2 and start["final.weight"].shape[0] == 1
+    trained = [name for name in start if name.endswith(("conv1.weight", "conv2.weight"))]
+    assert len(trained) == 18 and all(torch.allclose(start[name], tuned[name], atol=1e-6) for name in trained)
+    assert launch.files() == before
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
