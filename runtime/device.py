@@ -4,6 +4,7 @@
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -211,7 +212,13 @@ def _copy_to_host(value):
 
 def choose_device(name: str) -> tuple[str, int]:
     """Return the kind of device that `--device` asks for, and how many there are; raises InputError if none is."""
+    if name in ("gpu", "cuda") and _cuda_means_npu():
+        print(f"--device {name}: transfer_to_npu of torch_npu is active, so this means the NPU")
+        name = "npu"
     if name in ("npu", "auto") and _has_npu(required=name == "npu"):
+        if _cuda_means_npu():
+            # torch.distributed.broadcast takes the NPU for a GPU and asks for its version, which torch_npu reads here
+            os.environ.setdefault("TORCH_NPU_DEVICE_CAPABILITY", "8.0")
         return "npu", torch.npu.device_count()
     if name in ("gpu", "cuda") or (name == "auto" and torch.cuda.is_available()):
         if not torch.cuda.is_available():
@@ -237,6 +244,11 @@ def given_device_id(device_id: int | None) -> int | None:
         return int(given) if given else device_id
     except ValueError:
         raise InputError(f"ASCEND_DEVICE_ID={given}: not a device's number; unset it") from None
+
+
+def _cuda_means_npu() -> bool:
+    """Has transfer_to_npu of torch_npu given the names of CUDA, such as torch.cuda.is_available, to the NPU?"""
+    return "torch_npu.contrib.transfer_to_npu" in sys.modules
 
 
 def _has_npu(required: bool) -> bool:

@@ -251,7 +251,7 @@ def test_the_speed_runs_of_the_current_edition(launch: Launches, launcher: str, 
 
 
 def test_fine_tuning_by_a_launcher(launch: Launches):
-    """It starts from the weights of the best model, also with another number of classes, and leaves that model alone."""
+    """It starts from the best model, also with another number of classes, and leaves that model as it is."""
     write_dataset(launch.root / "inputs" / "two", count=20, classes=2)
     before = launch.files()
     # a rate of almost 0 leaves the weights where they start

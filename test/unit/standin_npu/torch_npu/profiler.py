@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch.profiler import schedule as torch_schedule  # transfer_to_npu replaces it in torch.profiler
 
 
 class ProfilerActivity(enum.Enum):
@@ -30,7 +31,7 @@ class Schedule:
     def __init__(
         self, wait: int, active: int, warmup: int = 0, repeat: int = 0, skip_first: int = 0, skip_first_wait: int = 0
     ):
-        self._action = torch.profiler.schedule(
+        self._action = torch_schedule(
             wait=wait,
             warmup=warmup,
             active=active,

@@ -3,6 +3,7 @@
 """The device's module, which is also `torch.npu`."""
 
 import contextlib
+import os
 
 import torch
 
@@ -112,6 +113,12 @@ def get_device_name(device: "int | str | torch.device | None" = None) -> str:
     return "Ascend stand-in"
 
 
+def get_device_capability(device: "int | str | torch.device | None" = None) -> tuple[int, int] | None:
+    """Return what TORCH_NPU_DEVICE_CAPABILITY holds, such as 8.0; None without it."""
+    major, _, minor = os.environ.get("TORCH_NPU_DEVICE_CAPABILITY", "").partition(".")
+    return (int(major), int(minor)) if minor else None
+
+
 def synchronize(device: "int | str | torch.device | None" = None) -> None:
     """Wait for the device; only copies are asynchronous here."""
     _ops.wait(True)
@@ -157,6 +164,11 @@ def current_stream(device: "int | str | torch.device | None" = None) -> Stream:
 def stream(stream: Stream) -> contextlib.AbstractContextManager:
     """Return a context whose work is queued on `stream`."""
     return contextlib.nullcontext()
+
+
+def is_current_stream_capturing() -> bool:
+    """Return False: there are no graphs here."""
+    return False
 
 
 def manual_seed(seed: int) -> None:
