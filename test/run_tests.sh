@@ -4,6 +4,7 @@
 #
 # Lint and unit tests: bash test/run_tests.sh [--newest] [arguments for pytest; paths are relative to the repository root]
 # --newest: in an environment of its own, .venv-newest, with the versions that requirements.txt has for the newest Python.
+# It also compares the calls of torch_npu with the newest release whose torch is released, which it downloads (44 MB).
 # All checks run, even if one fails. pytest runs last, so that its summary ends the output. It runs the tests in two
 # processes; each takes one file after the other, in this order, so that the longest come first.
 set -u
@@ -14,6 +15,7 @@ source test/setup_venv.sh || exit 1
 requirements=(requirements.txt requirements-dev.txt)
 if [[ ${1:-} == --newest ]]; then
     shift
+    export NEWEST_TORCH_NPU=1
     VIRTUAL_ENV=$PWD/.venv-newest
     [[ -n $(python_version "$VIRTUAL_ENV/bin/python") ]] || make_venv "$VIRTUAL_ENV" || exit 1
     requirements=("$VIRTUAL_ENV/requirements-newest.txt")

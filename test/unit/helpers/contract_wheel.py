@@ -48,7 +48,7 @@ class Wheel:
         path = module.replace(".", "/")
         return next((file for file in (f"{path}/__init__.py", f"{path}.py") if file in self.files), None)
 
-    @functools.cache  # noqa: B019  # there is one wheel in a test run
+    @functools.cache  # noqa: B019  # the wheels live until the end of a test run
     def tree(self, module: str) -> ast.Module:
         """Return the syntax tree of a module."""
         return ast.parse(self.text(self.file_of(module)))
