@@ -28,6 +28,7 @@ def main(device: str, level: str, *flags: str) -> None:
     runtime = init_runtime(device)
     torch.manual_seed(3)
     args = options.parse_train(["--epochs", "1", "--amp", "--opt_level", level, "--device", device, *flags])
+    runtime.configure(deterministic=args.deterministic)
     state = train.build_state(args, runtime, STEPS)
     loader = [
         (torch.rand(2, 3, 16, 16).div_(255), torch.rand(2, 1, 16, 16).round_(), {"img_id": ["a", "b"]})

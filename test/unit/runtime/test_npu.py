@@ -115,12 +115,14 @@ def found_waits(printed: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+): ?(.*)$", printed, re.MULTILINE))
 
 
-@pytest.mark.parametrize("more", [(), ("--ema", "0.9", "--scheduler", "OneCycleLR")], ids=["plain", "ema"])
+@pytest.mark.parametrize(
+    "more", [(), ("--ema", "0.9", "--scheduler", "OneCycleLR", "--deterministic")], ids=["plain", "ema"]
+)
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
 def test_a_step_never_waits_for_the_npu(tmp_path, level, more):
     """Each step's line has its own loss, although it is read later; an overflow is skipped on the device.
 
-    The same holds if an EMA is updated, and the learning rate changed, after each step.
+    The same holds if an EMA is updated, and the learning rate changed, after each step, and with --deterministic.
     """
     printed, averages = {}, {}
     for device in ("npu", "cpu"):
@@ -418,6 +420,38 @@ def test_switches_reach_the_npu(tmp_path):
         expected |= change
         assert after == expected
     assert untouched["jit_compile"] and len(found) == 4
+
+
+def test_a_checkpoint_within_an_epoch_continues_bit_for_bit(discs):
+    """It is written in the background while the next step changes the weights. The flags are those of newer parts."""
+    newer = ("--deterministic", "--cuda_graph", "auto", "--ema", "0.9", "--save_steps", "3")
+    flags = (*FLAGS, *newer, "--epochs", "1", "--num_workers", "1")
+    printed = succeed(run("train.py", *flags, "--name", "whole", cwd=discs, **ON_NPU))
+    assert "UNet on npu:0, O2, float16: 16 images" in printed and "graph" not in printed
+    assert printed.count("Epoch: [1]") == 4
+    previous = discs / "models" / "whole" / "checkpoint.prev.pth.tar"
+    assert torch.load(previous, weights_only=True)["step"] == 3
+    printed = succeed(run("train.py", *flags, "--name", "resumed", "--resume", previous, cwd=discs, **ON_NPU))
+    assert printed.count("Epoch: [1]") == 1
+    whole, resumed = (
+        torch.load(discs / "models" / name / "checkpoint.pth.tar", weights_only=True) for name in ("whole", "resumed")
+    )
+    for key in ("state_dict", "trained"):  # of the EMA and of the model
+        weights, found = (file["trained"]["state_dict"] if key == "trained" else file[key] for file in (whole, resumed))
+        assert all(torch.equal(value, found[name]) for name, value in weights.items())
+    assert whole["optimizer"]["param_groups"] == resumed["optimizer"]["param_groups"]
+    assert "capturable" not in whole["optimizer"]["param_groups"][0]
+
+
+def test_a_graph_of_steps_is_refused_on_an_npu(discs):
+    found = error_line(run("train.py", *FLAGS, "--cuda_graph", "on", cwd=discs, **ON_NPU))
+    assert found == "[Error] --cuda_graph on: the device has no graphs, or they are untried; use --cuda_graph auto"
+
+
+def test_what_deterministic_sets(discs):
+    show = "print(torch.are_deterministic_algorithms_enabled())"
+    source = f"runtime = init_runtime('npu'); {show}; runtime.configure(deterministic=True); {show}"
+    assert run_source(source, discs).split() == ["False", "True"]
 
 
 def test_a_trace_of_the_npu(discs):
