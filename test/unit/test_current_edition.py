@@ -1,4 +1,7 @@
-"""The command lines of the Ascend edition's launchers since October 2024: parsed, and run on a stand-in NPU."""
+"""The command lines of the Ascend edition's launchers since October 2024: parsed, and run on a stand-in NPU.
+
+They are written after the description of this edition and after the lines of the edition before it.
+"""
 
 import re
 from pathlib import Path
