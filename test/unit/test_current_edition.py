@@ -4,6 +4,8 @@ They are written after the description of this edition and after the lines of th
 """
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +50,15 @@ MEANT = {
 def test_what_the_lines_mean(launcher: str) -> None:
     args = vars(options.parse_train(LINES[launcher].replace("RANK", "3").split()))
     assert {name: args[name] for name in MEANT[launcher]} == MEANT[launcher]
+
+
+@pytest.mark.parametrize("before, after", [("True", "False"), ("False", "True")])
+def test_their_edit_of_the_source_changes_nothing(tmp_path: Path, before: str, after: str) -> None:
+    """With --precision_mode must_keep_origin_dtype, they replace the default of --amp by sed, and set it back later."""
+    source = shutil.copy(ROOT / "train.py", tmp_path)
+    edit = f"s|'--amp', default={before}|'--amp', default={after}|g"
+    subprocess.run(["sed", "-i", edit, source], check=True)
+    assert Path(source).read_bytes() == (ROOT / "train.py").read_bytes()
 
 
 @pytest.fixture(scope="module")
