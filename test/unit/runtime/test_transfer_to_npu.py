@@ -64,11 +64,11 @@ def same_weights(folder: Path, name: str) -> bool:
     return usual.keys() == found.keys() and all(torch.equal(value, found[key]) for key, value in usual.items())
 
 
-def test_a_site_that_imports_it_trains_on_the_npu_as_usual(folder: Path, tmp_path: Path):
-    """Python imports sitecustomize before anything else."""
-    (tmp_path / "sitecustomize.py").write_text("from torch_npu.contrib import transfer_to_npu\n")
+def test_a_site_that_activates_it_trains_on_the_npu_as_usual(folder: Path, tmp_path: Path):
+    """By a variable that torch_npu reads; sitecustomize imports torch_npu as early as torch itself would."""
+    (tmp_path / "sitecustomize.py").write_text("import torch_npu\n")
     script = clone(tmp_path / "clone", narrow=True) / "train.py"
-    environment = {"PYTHONPATH": f"{STANDIN_NPU}:{tmp_path}"}
+    environment = {"PYTHONPATH": f"{STANDIN_NPU}:{tmp_path}", "TORCH_TRANSFER_TO_NPU": "1"}
     printed = succeed(run_afresh(script, *FLAGS, "--name", "site", "--num_workers", "2", cwd=folder, **environment))
     assert "torch.jit.script is disabled by transfer_to_npu" in printed and NOTICE not in printed
     lines = log_lines(printed)
