@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The command lines of the Ascend edition's launchers since October 2024: parsed, and run on a stand-in NPU.
 
 They are written after the description of this edition and after the lines of the edition before it.

@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """The scripts if torch_npu's transfer_to_npu is active, which gives the names of CUDA to the NPU; on the stand-in."""
 
 import re

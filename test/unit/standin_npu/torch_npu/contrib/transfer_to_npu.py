@@ -1,3 +1,5 @@
+# Copyright 2026 The UNet for PyTorch Authors
+# Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """Automatic migration: after the import of this module, code that was written for CUDA runs on the NPU.
 
 It changes those parts of torch that this repository, or torch on its behalf, calls. A test compares the names in the
