@@ -225,11 +225,15 @@ def _add_nuclei(parser: FlagParser) -> None:
         parser.add_argument(f"--{name}", type=kind, help=text)
 
 
-def add_recorded(parser: FlagParser, data_default: str = "as in training") -> None:
+def add_recorded(
+    parser: FlagParser,
+    data_default: str = "as in training",
+    batch_help: str = "images per batch; the batch IoU depends on it",
+) -> None:
     """Add the flags that replace what a checkpoint records of its data and its input."""
     parser.add_argument("--data_path", help=f"prepared data (default: {data_default})")
     for name, text, kind in (
-        ("batch_size", "images per batch; the batch IoU depends on it", None),
+        ("batch_size", batch_help, None),
         ("input_h", "height of the net's input", ANY_SIDE),
         ("input_w", "width of the net's input", ANY_SIDE),
         ("img_ext", "extension of the images", None),

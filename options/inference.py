@@ -31,7 +31,8 @@ def parse_infer_preprocess(argv: list[str] | None = None) -> Flags:
     parser.add_argument(
         "--uint8", action="store_true", help="write bytes, for a model with AIPP, which normalizes them"
     )
-    add_recorded(parser, f"inputs/{FLAGS['dataset'].default}")
+    batch_help = "batch size to record, the default of infer/postprocess.py --batch_size"
+    add_recorded(parser, f"inputs/{FLAGS['dataset'].default}", batch_help)
     FLAGS["debug"].add_to(parser, "debug")
     args = parser.parse(argv)
     if args.input and args.data_path:

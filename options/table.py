@@ -144,7 +144,7 @@ GROUPS = {
         "sync_bn": Flag(False, None, "SyncBatchNorm: statistics over the batches of all processes", same_run=True),
     },
     "profile": {
-        "profiling": Flag("False", None, "profile some steps", ("CANN", "GE", "False")),
+        "profiling": Flag("False", None, "trace some steps; CANN and GE do the same", ("CANN", "GE", "False")),
         "start_step": Flag(0, whole(0), "first step to profile"),
         "stop_step": Flag(20, whole(0), "step before which profiling stops"),
     },

@@ -78,7 +78,7 @@ EOT
     launcher_help
     [[ $kind != perf ]] || cat <<'EOT'
   --performance           measure as the Ascend edition since October 2024: batch 512, 5 epochs, no color shifts, and
-                          the speed counts from the first step
+                          the speed counts from the first step; with DSB2018, an epoch is then a single step
 EOT
     cat <<'EOT'
   --help                  show this text

@@ -18,6 +18,7 @@ train_defaults=(--start_step=20 --stop_step=30)
 launcher_help() {
     say '  --start_step=N          first step to profile with --profiling=CANN or GE (default: 20)'
     say '  --stop_step=N           step before which profiling stops (default: 30)'
+    say '                          --performance on DSB2018 has 5 steps: profile --start_step=1 --stop_step=4'
 }
 
 parse_flags "$@"
