@@ -86,6 +86,7 @@ def input_and_target(images: Tensor, masks: Tensor, tables: Tensor | None = None
 
 
 def _look_up(pixels: Tensor, tables: Tensor) -> Tensor:
-    # on CPUs, faster than index_select with a flat table
-    of_each_channel = tables.expand(*pixels.shape[:2], LEVELS)
-    return of_each_channel.gather(2, pixels.flatten(2).long()).view(pixels.shape)
+    count = tables.shape[:2].numel()
+    starts = torch.arange(0, count * LEVELS, LEVELS, dtype=torch.int32, device=pixels.device)
+    index = pixels + starts.view(*tables.shape[:2], 1, 1)
+    return tables.flatten().index_select(0, index.flatten()).view(pixels.shape)
