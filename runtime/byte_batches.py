@@ -89,4 +89,5 @@ def _look_up(pixels: Tensor, tables: Tensor) -> Tensor:
     count = tables.shape[:2].numel()
     starts = torch.arange(0, count * LEVELS, LEVELS, dtype=torch.int32, device=pixels.device)
     index = pixels + starts.view(*tables.shape[:2], 1, 1)
+    # on CPUs in one thread, unlike gather, whose threads would wait for cores on which images are being loaded
     return tables.flatten().index_select(0, index.flatten()).view(pixels.shape)
