@@ -19,6 +19,7 @@ world_size=1        # number of processes
 log_kind=train      # the log is test/output/<id>/<log_kind>_<id>.log
 name_suffix=        # is appended to train.py's default for the run name
 train_defaults=()   # more flags for train.py; the user's flags override them
+mode_flag=          # --evaluate or --pretrained: what train.py does with the checkpoint of --resume
 device_id_help='device, and folder below test/output; ASCEND_DEVICE_ID has priority (default: 0)'
 resume_help="auto|FILE      continue from the run's latest checkpoint, if there is one, or from FILE"
 checkpoint_hint="use --resume=auto for the run's latest checkpoint"
@@ -230,7 +231,7 @@ resolve_data_path() {
 resolve_resume() {
     if [[ $kind == eval ]]; then
         resume=${resume:-$root/models/$run_name/model_best.pth.tar}
-    elif [[ $kind == finetune ]]; then # from a file, so auto is none
+    elif [[ $kind == finetune ]]; then
         resume=${resume:-$root/models/$default_name/model_best.pth.tar}
     elif [[ -z $resume || $resume == auto ]]; then
         return
@@ -240,15 +241,16 @@ resolve_resume() {
 }
 
 # Does this run continue an earlier one?
-continues_run() { [[ -n $resume && $kind != eval && $kind != finetune && " ${other_flags[*]} " != *' --pretrained '* ]]; }
+continues_run() { [[ -n $resume && -z $mode_flag && " ${other_flags[*]} " != *' --pretrained '* ]]; }
 
 # Sets python, train_args, run_name, case_name and the names of the output files; removes old files of these names.
 prepare() {
+    local checkpoint=$resume
     load_ascend_environment
     find_python
     train_args=(
-        "${train_defaults[@]}" "--device_id=$device_id" ${epochs:+"--epochs=$epochs"} "--batch_size=$batch_size"
-        ${lr:+"--lr=$lr"} "--num_workers=$num_workers"
+        ${mode_flag:+"$mode_flag"} "${train_defaults[@]}" "--device_id=$device_id" ${epochs:+"--epochs=$epochs"}
+        "--batch_size=$batch_size" ${lr:+"--lr=$lr"} "--num_workers=$num_workers"
     )
     if [[ $precision_mode == must_keep_origin_dtype ]]; then
         default_optimizer=SGD
@@ -256,7 +258,8 @@ prepare() {
     fi
     optimizer=${optimizer:-$default_optimizer}
     train_args+=(${optimizer:+"--optimizer=$optimizer"} ${precision:+"$precision"} "${other_flags[@]}")
-    check_flags "${train_args[@]}" ${name:+"--name=$name"} ${resume:+"--resume=$resume"}
+    [[ -z $mode_flag ]] || checkpoint=${resume:-FILE} # both modes need a name; resolve_resume looks for the file
+    check_flags "${train_args[@]}" ${name:+"--name=$name"} ${checkpoint:+"--resume=$checkpoint"}
     run_name=${name:-$default_name$name_suffix}
     resolve_data_path
     resolve_resume

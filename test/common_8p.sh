@@ -69,7 +69,7 @@ end_stuck_ranks() {
     kill_ranks
 }
 
-# run_ranks FLAG…: runs train.py in world_size processes with train_args and these flags.
+# Runs train.py in world_size processes with train_args.
 run_ranks() {
     local cores
     "$python" -c 'import importlib.util as i, sys; sys.exit(not i.find_spec("torch"))' ||
@@ -89,7 +89,7 @@ run_ranks() {
     # The same as --standalone, but with our own run id, by which kill_ranks finds the processes. Port 0 is a free port.
     # Without --local_addr, torchrun would look up the host's name, which hangs if it cannot be resolved.
     run_logged "$python" -m torch.distributed.run --rdzv_backend=c10d --rdzv_endpoint=127.0.0.1:0 \
-        "--rdzv_id=$run_id" --local_addr=127.0.0.1 "--nproc_per_node=$world_size" train.py "${train_args[@]}" "$@"
+        "--rdzv_id=$run_id" --local_addr=127.0.0.1 "--nproc_per_node=$world_size" train.py "${train_args[@]}"
 }
 
 after_run() {

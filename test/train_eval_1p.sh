@@ -13,11 +13,12 @@ network=UNet_for_PyTorch
 kind='eval'
 log_kind='eval'
 num_workers=16
+mode_flag=--evaluate
 resume_help='FILE           checkpoint (default: model_best.pth.tar of the run below models/)'
 checkpoint_hint='run train_full_1p.sh first'
 
 parse_flags "$@"
 prepare
 activity="evaluating $resume"
-run_logged "$python" train.py "${train_args[@]}" --evaluate
+run_logged "$python" train.py "${train_args[@]}"
 write_results

@@ -14,11 +14,12 @@ kind='eval'
 log_kind='eval'
 rank_log_prefix=eval_
 num_workers=16
+mode_flag=--evaluate
 resume_help='FILE           checkpoint (default: model_best.pth.tar of the run below models/)'
 checkpoint_hint='run train_full_8p.sh first'
 
 parse_flags_8p "$@"
 prepare
 activity="evaluating $resume"
-run_ranks --evaluate
+run_ranks
 write_results

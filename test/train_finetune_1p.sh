@@ -13,11 +13,12 @@ network=UNet_for_PyTorch
 kind=finetune
 name_suffix=_finetune # a fine-tuned model never replaces the model that it starts from
 time_unit=ms
+mode_flag=--pretrained
 resume_help='FILE           checkpoint to start from (default: model_best.pth.tar of train_full_1p.sh)'
 checkpoint_hint='run train_full_1p.sh first'
 
 parse_flags "$@"
 prepare
 activity="fine-tuning $resume"
-run_logged "$python" train.py "${train_args[@]}" --pretrained
+run_logged "$python" train.py "${train_args[@]}"
 write_results

@@ -248,14 +248,28 @@ def test_finetune_1p_writes_results(repo: Repository, flags: list[str], name: st
     assert not list(repo.output().glob("*.before")), "it starts anew each time"
 
 
+def test_eval_1p_scores_other_images(repo: Repository, tmp_path: Path):
+    """Only training needs --train_ids as well."""
+    make_checkpoint(repo.root / "models" / "mine" / "model_best.pth.tar")
+    done = repo.launch("--name=mine", "--val_ids=val.txt", launcher="train_eval_1p", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"--val_ids={tmp_path}/val.txt" in repo.argv() and repo.argv().count("--evaluate") == 1
+    done = repo.launch("--val_ids=val.txt", launcher="train_finetune_1p")
+    assert done.returncode == 1 and "--train_ids and --val_ids belong together" in done.stderr
+
+
 @pytest.mark.parametrize("launcher", ["train_finetune_1p", "train_eval_1p"])
 def test_a_missing_checkpoint_is_one_sentence(repo: Repository, launcher: str):
     path = repo.root / "models" / "dsb2018_96_UNet_woDS" / "model_best.pth.tar"
-    for flags, missing in (([], path), (["--resume=auto"], repo.root / "auto")):
+    for flags, missing in (([], path), (["--resume=none"], repo.root / "none")):
         done = repo.launch(*flags, launcher=launcher)
         assert done.returncode == 1 and done.stderr == (
             f'[Error] There is no checkpoint "{missing}": name one with --resume=FILE, or run train_full_1p.sh first.\n'
         )
+    done = repo.launch("--resume=auto", launcher=launcher)
+    assert done.returncode == 1 and done.stderr == (
+        "[Error] --resume auto continues a run; --evaluate and --pretrained need the path of a checkpoint (see --help)\n"
+    )
     assert "--resume=FILE  " in repo.launch("--help", launcher=launcher).stdout
     assert max(map(len, repo.launch("--help", launcher=launcher).stdout.splitlines())) <= 120
 
