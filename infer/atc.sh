@@ -60,12 +60,17 @@ command -v atc >/dev/null || die 'There is no atc on the PATH: install the CANN 
 
 mkdir -p -- "$output"
 stem=$(basename -- "$onnx" .onnx)
+target=
+trap '[[ -z $target ]] || rm -f -- "$target.om"' EXIT # no half-written file stays
 for size in "${sizes[@]}"; do
     target=$output/${stem}_bs$size
+    rm -f -- "$target.om" # of an earlier export
     options=("--model=$onnx" --framework=5 "--output=$target" --input_format=NCHW --output_type=FP32 --log=error
         "--input_shape=actual_input_1:$size,3,$input_h,$input_w" "--soc_version=$soc_version")
     [[ -z $aipp ]] || options+=("--insert_op_conf=$aipp")
     atc "${options[@]}" || die "atc could not convert $onnx for batch size $size; its messages are above." \
         'A file of a single batch size cannot be converted for others: export it with --dynamic.'
+    [[ -s $target.om ]] || die "atc reported no error, but did not write $target.om; its messages are above."
     say "$target.om"
+    target=
 done

@@ -1,6 +1,6 @@
 # Copyright 2026 The UNet for PyTorch Authors
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
-"""infer/atc.sh with a stand-in for atc: its calls, and what it says if something is missing."""
+"""infer/atc.sh with a stand-in for atc: its calls and files, and what it says if something is missing."""
 
 import os
 import subprocess
@@ -9,14 +9,21 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+ATC = r"""#!/bin/sh
+printf "%s\n" "$@" >>calls
+for argument; do case $argument in --output=*) file=${argument#--output=}.om ;; esac; done
+[ -n "$NO_FILE" ] || echo new >"$file"
+case "$*" in *:13,*) exit 4 ;; esac
+"""
+
 
 @pytest.fixture
 def host(tmp_path, monkeypatch):
-    """A folder with an ONNX file, and a program `atc` that prints its arguments."""
+    """A folder with an ONNX file, and a program `atc` that notes its arguments, and fails for batches of 13."""
     monkeypatch.chdir(tmp_path)
     Path("net.onnx").touch()
     Path("bin").mkdir()
-    Path("bin/atc").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>calls\ncase "$*" in *:13,*) exit 4 ;; esac\n')
+    Path("bin/atc").write_text(ATC)
     Path("bin/atc").chmod(0o755)
     for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "ASCEND_OPP_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -39,6 +46,19 @@ def test_one_file_for_each_batch_size(host):
     assert shapes == [f"--input_shape=actual_input_1:{size},3,96,96" for size in (1, 4, 8, 16, 32, 64)]
     assert calls.count("--soc_version=Ascend310P3") == 6 and calls.count("--output_type=FP32") == 6
     assert not any("insert_op_conf" in line for line in calls)
+    assert sorted(map(str, Path("infer_data/om").iterdir())) == sorted(result.stdout.split())
+
+
+def test_a_failed_conversion_leaves_no_file(host, monkeypatch):
+    """Neither a half-written one, nor that of an earlier export; those of other batch sizes stay."""
+    assert convert("--batch_sizes=1,2").returncode == 0
+    Path("infer_data/om/net_bs13.om").write_text("of an earlier export")
+    assert convert("--batch_sizes=2,13,1").returncode == 1
+    assert sorted(path.name for path in Path("infer_data/om").iterdir()) == ["net_bs1.om", "net_bs2.om"]
+    monkeypatch.setenv("NO_FILE", "1")
+    result = convert("--batch_sizes=2,1")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("[Error] atc reported no error, but did not write infer_data/om/net_bs2.om")
 
 
 def test_flags(host):
