@@ -46,11 +46,15 @@ class AclModel:
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Compute a batch; returns the bytes of each output, uint8 (batch size, bytes for an image)."""
         content, sizes = batch.tobytes(), [buffer.size for buffer in self.input_buffers]
-        if sizes != [len(content)]:
+        # the number too: one image of 192×192 has as many bytes as four of 96×96
+        if (self.batch_size, sizes) != (len(batch), [len(content)]):
             raise InputError(
-                f"{self.path}: takes {' + '.join(map(str, sizes))} bytes, but a batch has {len(content)}; give the "
-                "--batch_size of the model, and use infer/preprocess.py --uint8 for models with AIPP alone"
+                f"{self.path}: takes {' + '.join(map(str, sizes))} bytes for a batch of {self.batch_size}, but gets "
+                f"{len(content)} for one of {len(batch)}; give the --batch_size and the input size of the model, and "
+                "use infer/preprocess.py --uint8 only if it has AIPP"
             )
+        if any(buffer.size % len(batch) for buffer in self.output_buffers):
+            raise InputError(f"{self.path}: has no output for each image; give an .om file of infer/atc.sh")
         self._call("rt.memcpy", *self.input_buffers[0], self.acl.util.bytes_to_ptr(content), sizes[0], HOST_TO_DEVICE)
         self._call("mdl.execute", self.model, self.inputs, self.outputs)
         return [np.frombuffer(self._read(buffer), np.uint8).reshape(len(batch), -1) for buffer in self.output_buffers]
@@ -66,6 +70,7 @@ class AclModel:
         description = mdl.create_desc()
         free(mdl.destroy_desc, description)
         self._call("mdl.get_desc", description, self.model)
+        self.batch_size = self._call("mdl.get_input_dims", description, 0)["dims"][0]
         sizes = [mdl.get_input_size_by_index(description, k) for k in range(mdl.get_num_inputs(description))]
         self.inputs, self.input_buffers = self._allocate(sizes)
         sizes = [mdl.get_output_size_by_index(description, k) for k in range(mdl.get_num_outputs(description))]

@@ -114,11 +114,13 @@ def read_inputs(folder: Path) -> Inputs:
     path = folder / SETTINGS
     about = parse_json(read_bytes(path).decode(errors="replace"), path)
     types = {"uint8": bool, "num_classes": int, "data_path": str, "settings": dict}
-    if not isinstance(about, dict) or any(type(about.get(name)) is not kind for name, kind in types.items()):
+    values = [about.get(name) for name in types] if isinstance(about, dict) else []
+    if [*map(type, values)] != [*types.values()]:
         raise InputError(f"{path}: not the settings that infer/preprocess.py writes; {REMEDY}")
-    recorded = {name: str(value) for name, value in about.pop("settings").items()}
+    *values, recorded = values
+    recorded = {name: str(value) for name, value in recorded.items()}
     settings = settings_from_metadata(recorded, path, options.ANY_SIZE_FLAGS)
-    return Inputs(folder, _read_items(folder / LIST), settings, **about)
+    return Inputs(folder, _read_items(folder / LIST), settings, *values)
 
 
 def _read_items(path: Path) -> list[Item]:

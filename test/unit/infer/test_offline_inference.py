@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import NARROW, random_net, run, write_dataset
@@ -50,6 +51,18 @@ def export(home: Path, arch: str = "UNet", classes: int = 1, deep_supervision: b
     folder.mkdir(parents=True)
     torch.save({"state_dict": net.state_dict(), "epoch": 1, "config": config}, folder / "model_best.pth.tar")
     succeed("pthtar2onnx.py", "--name", "net", "--dynamic", "--output", "net.onnx", cwd=home)
+
+
+def save_mean(path: str, shape: tuple[int, ...]) -> None:
+    """Write an ONNX file that computes a single byte from images of this shape."""
+    image, value = (onnx.helper.make_tensor_value_info(*about) for about in (("x", 1, shape), ("y", 2, ())))
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        onnx.helper.make_node("Cast", ["mean"], ["y"], to=2),
+    ]
+    graph = onnx.helper.make_graph(nodes, "mean", [image], [value])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 11)], ir_version=7)
+    onnx.save(model, path)
 
 
 @pytest.fixture
@@ -159,12 +172,20 @@ def test_errors_of_pyacl_get_a_sentence(exported):
     succeed(*PREPROCESS, cwd=exported)
     succeed("pthtar2onnx.py", "--name", "net", "--batch_size", 4, "--output", "net.om", cwd=exported)
     infer = ("infer/infer_om.py", "--model", "net.om", "--batch_size")
-    for name in ("init", "rt.set_device", "mdl.load_from_file", "rt.malloc", "rt.memcpy", "mdl.execute"):
+    calls = ("init", "rt.set_device", "mdl.load_from_file", "mdl.get_input_dims", "rt.malloc", "rt.memcpy")
+    for name in (*calls, "mdl.execute"):
         line = refuse(*infer, 4, cwd=exported, **PYACL, ACL_FAILS=name)
         assert line.startswith(f"[Error] net.om: acl.{name} failed with code 507011"), line
     size = 3 * 32 * 48 * 4
     line = refuse(*infer, 2, cwd=exported, **PYACL)
-    assert line.startswith(f"[Error] net.om: takes {4 * size} bytes, but a batch has {2 * size}; give the --batch_size")
+    sentence = f"[Error] net.om: takes {4 * size} bytes for a batch of {{}}, but gets {{}} for one of {{}}; give the "
+    assert line.startswith(sentence.format(4, 2 * size, 2))
+    flags = ("--name", "net", "--batch_size", 1, "--input_h", 64, "--input_w", 96, "--output", "net.om")
+    succeed("pthtar2onnx.py", *flags, cwd=exported)  # one image has as many bytes as four of the usual size
+    assert refuse(*infer, 4, cwd=exported, **PYACL).startswith(sentence.format(1, 4 * size, 4))
+    save_mean("net.om", (4, 3, 32, 48))
+    line = refuse(*infer, 4, cwd=exported, **PYACL)
+    assert line == "[Error] net.om: has no output for each image; give an .om file of infer/atc.sh"
     Path("acl.py").write_text("raise ImportError('libascendcl.so: cannot open shared object file')")
     line = refuse(*infer, 4, cwd=exported, PYTHONPATH=".")
     assert line.startswith("[Error] pyACL cannot be imported (libascendcl.so: cannot open")
@@ -176,6 +197,8 @@ def test_bad_input_gets_a_sentence(exported):
     assert "name the folder that infer/preprocess.py wrote" in refuse(*infer, cwd=exported)
     succeed(*PREPROCESS, cwd=exported)
     assert "already exists" in refuse(*PREPROCESS, cwd=exported)
+    settings = Path("infer_data/inputs/settings.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"more": 1}))  # as a later version may write it
     Path("net.om").touch()
     line = refuse("infer/infer_om.py", "--model", "net.om", "--output", "x", cwd=exported)
     assert line.startswith("[Error] not installed: ais_bench and pyacl; install the wheels")
@@ -190,7 +213,7 @@ def test_bad_input_gets_a_sentence(exported):
     assert "000001_0.bin: is missing" in refuse("infer/postprocess.py", cwd=exported)
     Path("infer_data/inputs/list.csv").write_text("index,bin\n0,../x.bin\n")
     assert "not the list that infer/preprocess.py writes" in refuse("infer/postprocess.py", cwd=exported)
-    Path("infer_data/inputs/settings.json").write_text("{}")
+    settings.write_text("{}")
     assert "not the settings that infer/preprocess.py writes" in refuse("infer/postprocess.py", cwd=exported)
     flags = ("infer/preprocess.py", "--output", "other", "--onnx", "net.onnx")
     assert "not a multiple of 16" in refuse(*flags, "--input_h", 40, cwd=exported)

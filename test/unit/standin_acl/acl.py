@@ -100,8 +100,13 @@ def _destroy_desc(description):
     return 0
 
 
+def _get_input_dims(description, k):
+    value = loaded[descriptions[description]].get_inputs()[k]
+    return {"name": value.name, "dimCount": len(value.shape), "dims": value.shape}, code("mdl.get_input_dims")
+
+
 def _bytes_of(value):
-    return 4 * int(np.prod(value.shape))
+    return (1 if value.type == "tensor(uint8)" else 4) * int(np.prod(value.shape))
 
 
 def _create_dataset():
@@ -164,6 +169,7 @@ mdl = SimpleNamespace(
     destroy_desc=_destroy_desc,
     get_num_inputs=lambda description: len(loaded[descriptions[description]].get_inputs()),
     get_num_outputs=lambda description: len(loaded[descriptions[description]].get_outputs()),
+    get_input_dims=_get_input_dims,
     get_input_size_by_index=lambda description, k: _bytes_of(loaded[descriptions[description]].get_inputs()[k]),
     get_output_size_by_index=lambda description, k: _bytes_of(loaded[descriptions[description]].get_outputs()[k]),
     create_dataset=_create_dataset,
