@@ -153,7 +153,7 @@ def open_dataset(
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
     skip_bad = settings.get("skip_bad") is True
     folder, ids, cropper, cache = _check(folder, settings, cache_mb)
-    fixed = fixed_split(settings, recorded, ids, folder.images)
+    fixed = fixed_split(settings, recorded, ids, folder.images, split_ids)
     train_ids, val_ids = fixed or split_ids(ids, settings["inner_split"])
     size = settings["input_h"], settings["input_w"]
     transform = augment.train_transform(*size, augmentation, settings["normalization"])

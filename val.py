@@ -84,7 +84,7 @@ def split_raw(ids: list[str], args: Namespace, checkpoint: Mapping, settings: Ma
     A fixed split, of the flags or recorded, comes first.
     """
     recorded = checkpoint.get("data")
-    if fixed := fixed_split(vars(args), recorded, ids, args.raw):
+    if fixed := fixed_split(vars(args), recorded, ids, args.raw, dataset.split_ids):
         return fixed
     wanted = recorded.get("images") if isinstance(recorded, Mapping) else None
     prepared = Path(args.data_path or settings.get("data_path") or Path("inputs") / settings["dataset"])

@@ -4,7 +4,7 @@
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,10 @@ from runtime.files import read_bytes
 MAX_BYTES = 2**26  # of a file of ids; a million names of the longest kind are more
 
 
+# (ids, divide the training part again?) → training and validation ids
+UsualSplit = Callable[[list[str], bool], tuple[list[str], list[str]]]
+
+
 class Split(NamedTuple):
     """The ids of the images for training and for validation, in the order in which they are used."""
 
@@ -22,17 +26,28 @@ class Split(NamedTuple):
     val: list[str]
 
 
-def fixed_split(settings: Mapping, recorded: object, ids: Iterable[str], source: object) -> Split | None:
+def fixed_split(
+    settings: Mapping, recorded: object, ids: list[str], source: object, usual_split: UsualSplit
+) -> Split | None:
     """Return the split of the files `train_ids` and `val_ids`, else the recorded one; None if there is neither.
 
     settings: flags. recorded: what the checkpoint records of its data. ids: of the images that `source`, a folder or
-    zip, holds. Raises InputError if an image is not there, or is in both parts.
+    zip, holds. Prints a warning if the file of the validation ids names images that the checkpoint was trained on.
+    Raises InputError if an image is not there, or is in both parts.
     """
     if not has_fixed_split(settings, recorded):
         return None
     files = settings.get("train_ids"), settings.get("val_ids")
     if files != (None, None):
-        return _read_split(files, frozenset(ids), settings["img_ext"], source)
+        split = _read_split(files, frozenset(ids), settings["img_ext"], source)
+        trained = {*_trained_ids(recorded, ids, usual_split, settings.get("inner_split", False))}
+        if common := len(trained.intersection(split.val)):
+            print(
+                f"warning: the model was trained on {common} of the {len(split.val)} images in {files[1]}, so the "
+                "scores include training images",
+                flush=True,
+            )
+        return split
     split = _check_recorded(recorded["split"])
     missing = next(iter({*split.train, *split.val} - {*ids}), None)
     if missing is not None:
@@ -56,6 +71,19 @@ def record_split(train_ids: list[str], val_ids: list[str]) -> dict[str, list[str
 def checksum(train_ids: list[str], val_ids: list[str]) -> int:
     """Return a number that another split, or other images, would most likely not have."""
     return zlib.crc32("\n".join([*train_ids, "", *val_ids]).encode(errors="surrogateescape"))
+
+
+def _trained_ids(recorded: object, ids: list[str], usual_split: UsualSplit, inner: bool) -> list[str]:
+    """Return the ids of the images that a checkpoint was trained on, as far as it and the ids of the data tell."""
+    if not isinstance(recorded, Mapping):
+        return []
+    if "split" in recorded:
+        return _check_recorded(recorded["split"]).train
+    try:
+        train_ids, val_ids = usual_split(ids, inner)
+    except InputError:  # too few images
+        return []
+    return train_ids if recorded.get("images") == checksum(train_ids, val_ids) else []
 
 
 def _check_recorded(recorded: object) -> Split:

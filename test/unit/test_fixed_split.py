@@ -76,12 +76,16 @@ def test_an_export_does_not_guess_the_split(home):
     demo.main(options.parse_demo(["--onnx", "net.onnx", "--input", str(image), "--output", "pictures"]))
 
 
-def test_evaluation_may_choose_other_images(home):
+def test_evaluation_may_choose_other_images(home, capsys):
     train_here()
-    write_ids(IDS[:2], IDS[3:5])
+    chosen = [part[0] for part in dataset.split_ids(IDS)]
+    write_ids([], chosen)
+    warning = "warning: the model was trained on 1 of the 2 images in val.txt, so the scores include training images\n"
+    capsys.readouterr()
     val.main(options.parse_val(["--name", "run", "--num_workers", "0", "--val_ids", "val.txt"]))
-    assert scored("outputs/run") == set(IDS[3:5])
+    assert scored("outputs/run") == {*chosen} and warning in capsys.readouterr().out
     train.main(options.parse_train(["inputs/discs", *TINY, "--evaluate", "--resume", BEST, "--val_ids", "val.txt"]))
+    assert warning in capsys.readouterr().out
 
 
 def test_the_usual_split_in_files_gives_the_same_weights(home):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from imaging.split import Split, fixed_split, has_fixed_split, record_split
+from imaging.split import Split, checksum, fixed_split, has_fixed_split, record_split
 from runtime.errors import InputError
 
 IDS = ["a", "b", "c", "d.png", "e.f"]
@@ -18,12 +18,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def halves(ids: list[str], inner: bool) -> tuple[list[str], list[str]]:
+    """A split that is easy to see: the first two train, or one of them; raises InputError if there are too few."""
+    if len(ids) < 3:
+        raise InputError("too few")
+    return (ids[:1], ids[1:2]) if inner else (ids[:2], ids[2:])
+
+
 def split_of(train: str | bytes, val: str | bytes) -> Split | None:
     for name, text in (("train.txt", train), ("val.txt", val)):
         with open(name, "wb") as file:
             file.write(text.encode() if isinstance(text, str) else text)
     flags = {"train_ids": "train.txt", "val_ids": "val.txt", "img_ext": ".tif"}
-    return fixed_split(flags, None, IDS, "data/images")
+    return fixed_split(flags, None, IDS, "data/images", halves)
 
 
 def test_files_keep_their_order():
@@ -54,15 +61,15 @@ def test_wrong_files_are_one_sentence(train, val, words):
 
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"^none\.txt: No such file"):
-        fixed_split({"train_ids": None, "val_ids": "none.txt", "img_ext": ".png"}, None, IDS, "data")
+        fixed_split({"train_ids": None, "val_ids": "none.txt", "img_ext": ".png"}, None, IDS, "data", halves)
 
 
 def test_the_recorded_split_is_used_without_files():
     recorded = {"images": 7, "split": record_split(["b"], ["a", "c"])}
-    assert fixed_split({}, recorded, IDS, "data") == (["b"], ["a", "c"])
+    assert fixed_split({}, recorded, IDS, "data", halves) == (["b"], ["a", "c"])
     assert has_fixed_split({}, recorded) and has_fixed_split({"val_ids": "x"}, None)
     for nothing in (None, {}, {"images": 7}, "x"):
-        assert fixed_split({"train_ids": None, "val_ids": None}, nothing, IDS, "data") is None
+        assert fixed_split({"train_ids": None, "val_ids": None}, nothing, IDS, "data", halves) is None
         assert not has_fixed_split({}, nothing)
 
 
@@ -71,9 +78,36 @@ def test_the_recorded_split_is_used_without_files():
 )
 def test_a_damaged_record_is_one_sentence(split):
     with pytest.raises(InputError, match=r"^the split that the checkpoint records is not two lists of ids"):
-        fixed_split({}, {"split": split}, IDS, "data")
+        fixed_split({}, {"split": split}, IDS, "data", halves)
 
 
 def test_a_recorded_image_that_is_gone_is_named():
     with pytest.raises(InputError, match=r"^data: the model records its split, but its image z is not there; "):
-        fixed_split({}, {"split": {"train": ["a"], "val": ["z"]}}, IDS, "data")
+        fixed_split({}, {"split": {"train": ["a"], "val": ["z"]}}, IDS, "data", halves)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "inner", "common"),
+    [
+        (None, False, 0),
+        ({"images": 7}, False, 0),
+        ({"images": checksum(*halves(IDS, False))}, False, 2),
+        ({"images": checksum(*halves(IDS, True))}, True, 1),
+        ({"images": checksum(*halves(IDS, True))}, False, 0),
+        ({"images": 7, "split": record_split(["b", "d.png"], ["a"])}, False, 1),
+    ],
+)
+def test_validation_images_that_were_trained_on_are_counted(capsys, recorded, inner, common):
+    with open("val.txt", "w") as file:
+        file.write("a\nb\nc\n")
+    settings = {"val_ids": "val.txt", "img_ext": ".png", "inner_split": inner}
+    assert fixed_split(settings, recorded, IDS, "data", halves) == ([], ["a", "b", "c"])
+    line = f"warning: the model was trained on {common} of the 3 images in val.txt, so the scores include training"
+    assert capsys.readouterr().out == (f"{line} images\n" if common else "")
+
+
+def test_too_few_images_for_the_usual_split_are_no_reason_to_fail(capsys):
+    with open("val.txt", "w") as file:
+        file.write("a\n")
+    assert fixed_split({"val_ids": "val.txt", "img_ext": ".png"}, {"images": 7}, ["a"], "data", halves).val == ["a"]
+    assert capsys.readouterr().out == ""
