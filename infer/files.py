@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from runtime.files import atomic_write, read_bytes
 from runtime.settings import parse_json, settings_from_metadata
 
 BINS, TARGETS, LIST, SETTINGS = "bin", "targets", "list.csv", "settings.json"
+CHECKSUM = "inputs_checksum.txt"
 REMEDY = "run infer/preprocess.py again"
 
 
@@ -132,6 +134,28 @@ def _read_items(path: Path) -> list[Item]:
     if not items or any(item.bin != bin_name(item.index) or not names.is_safe(item.id) for item in items):
         raise InputError(f"{path}: lists no images, or unsafe names; {REMEDY}")
     return items
+
+
+def record_inputs(folder: Path, inputs: Inputs) -> None:
+    """Note in a folder of outputs which inputs they belong to."""
+    with atomic_write(folder / CHECKSUM) as partial:
+        partial.write_text(f"{_checksum(inputs)}\n", encoding="utf-8")
+
+
+def check_inputs(folder: Path, inputs: Inputs) -> None:
+    """Raise InputError if the outputs in a folder belong to other inputs, as far as the folder tells.
+
+    It does not tell if ais_bench was run by hand.
+    """
+    path = folder / CHECKSUM
+    if path.is_file() and read_bytes(path).decode(errors="replace").strip() != str(_checksum(inputs)):
+        raise InputError(
+            f"{folder}: holds the outputs of other inputs than {inputs.folder}; run infer/infer_om.py again"
+        )
+
+
+def _checksum(inputs: Inputs) -> int:
+    return zlib.crc32(read_bytes(inputs.folder / LIST) + read_bytes(inputs.folder / SETTINGS))
 
 
 def count_heads(folder: Path, inputs: Inputs) -> int:

@@ -20,7 +20,7 @@ from argparse import Namespace
 
 from infer.acl_model import AclModel
 from infer.batches import run_batches
-from infer.files import Inputs, count_heads, new_folder, read_inputs
+from infer.files import Inputs, count_heads, new_folder, read_inputs, record_inputs
 from infer.stand_in import run_stand_in
 from runtime import names
 from runtime.errors import InputError
@@ -77,6 +77,7 @@ def main(args: Namespace) -> None:
             with AclModel(Path(args.model), args.device_id) as model:
                 run_batches(inputs, output, args.batch_size, model)
         heads = count_heads(output, inputs)
+        record_inputs(output, inputs)
     seconds = time.perf_counter() - start
     images = names.counted(len(inputs.items), "image")
     print(f"{output}: {names.counted(heads, 'output')} for each of {images}, by {tool}")

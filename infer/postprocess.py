@@ -26,7 +26,7 @@ from evaluation.pixels import PixelScores
 from imaging.drawing import to_mask
 from imaging.prepared import PreparedFolder
 from imaging.reader import write_image
-from infer.files import Inputs, Item, count_heads, output_path, read_inputs, read_maps
+from infer.files import Inputs, Item, check_inputs, count_heads, output_path, read_inputs, read_maps
 from runtime import names
 from runtime.background import BackgroundPool
 from runtime.files import atomic_write
@@ -63,6 +63,7 @@ def score(inputs: Inputs, read: Read, output: Path, batch_size: int) -> PixelSco
 def main(args: Namespace) -> None:
     """Read the final output of each image, write masks and tables, print the scores."""
     inputs, predictions, output = read_inputs(Path(args.input)), Path(args.predictions), Path(args.output)
+    check_inputs(predictions, inputs)
     final = count_heads(predictions, inputs) - 1  # with deep supervision, the last head is the best
 
     def read(item: Item) -> np.ndarray:
