@@ -21,7 +21,7 @@ def run_stand_in(path: Path, inputs: Inputs, output: Path, batch_size: int) -> N
     if model.takes_bytes or any(have not in (None, need) for have, need in zip(fixed, (batch_size, height, width))):
         raise InputError(
             f"--stand_in {path}: does not take float32 inputs of {batch_size}×3×{height}×{width}; export it with "
-            "pthtar2onnx.py --dynamic"
+            "pthtar2onnx.py --dynamic, without --uint8"
         )
     model.set_size(height, width, 1)
 

@@ -13,6 +13,7 @@ ATC = r"""#!/bin/sh
 printf "%s\n" "$@" >>calls
 for argument; do case $argument in --output=*) file=${argument#--output=}.om ;; esac; done
 [ -n "$NO_FILE" ] || echo new >"$file"
+[ -z "$KILL" ] || kill -s "$KILL" $PPID
 case "$*" in *:13,*) exit 4 ;; esac
 """
 
@@ -59,6 +60,13 @@ def test_a_failed_conversion_leaves_no_file(host, monkeypatch):
     result = convert("--batch_sizes=2,1")
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith("[Error] atc reported no error, but did not write infer_data/om/net_bs2.om")
+
+
+@pytest.mark.parametrize("name", ["HUP", "TERM"])
+def test_an_interrupted_conversion_leaves_no_file(host, monkeypatch, name):
+    monkeypatch.setenv("KILL", name)
+    assert convert("--batch_sizes=1").returncode != 0
+    assert not list(Path("infer_data/om").iterdir())
 
 
 def test_flags(host):

@@ -206,6 +206,10 @@ def test_bad_input_gets_a_sentence(exported):
     assert line.startswith("[Error] not installed: pyacl; run `source <CANN>/set_env.sh`")
     assert "give --model FILE.om" in refuse("infer/infer_om.py", cwd=exported)
     assert "is missing" in refuse("infer/postprocess.py", cwd=exported)
+    for flag in ("--uint8", "--fp16"):  # of a fixed size
+        succeed("pthtar2onnx.py", "--name", "net", "--output", "fixed.onnx", flag, cwd=exported)
+        line = refuse("infer/infer_om.py", "--stand_in", "fixed.onnx", "--batch_size", 2, cwd=exported)
+        assert line.startswith("[Error] --stand_in fixed.onnx: does not take float32 inputs of 2×3×32×48; export it")
     succeed(*infer, cwd=exported)
     Path("infer_data/outputs/000001_0.bin").write_bytes(b"1234")
     assert "4 bytes, but 1×32×48 float32 numbers are 6144" in refuse("infer/postprocess.py", cwd=exported)
