@@ -78,7 +78,9 @@ def _trained_ids(recorded: object, ids: list[str], usual_split: UsualSplit, inne
     if not isinstance(recorded, Mapping):
         return []
     if "split" in recorded:
-        return _check_recorded(recorded["split"]).train
+        split = _check_recorded(recorded["split"])
+        # other data may have some of the names too
+        return split.train if {*split.train, *split.val} <= {*ids} else []
     try:
         train_ids, val_ids = usual_split(ids, inner)
     except InputError:  # too few images

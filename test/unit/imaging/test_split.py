@@ -95,6 +95,7 @@ def test_a_recorded_image_that_is_gone_is_named():
         ({"images": checksum(*halves(IDS, True))}, True, 1),
         ({"images": checksum(*halves(IDS, True))}, False, 0),
         ({"images": 7, "split": record_split(["b", "d.png"], ["a"])}, False, 1),
+        ({"images": 7, "split": record_split(["b", "other"], ["a"])}, False, 0),
     ],
 )
 def test_validation_images_that_were_trained_on_are_counted(capsys, recorded, inner, common):
