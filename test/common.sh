@@ -238,6 +238,8 @@ resolve_resume() {
     fi
     [[ $resume == /* ]] || resume=$PWD/$resume
     [[ -f $resume ]] || die "There is no checkpoint \"$resume\": name one with --resume=FILE, or $checkpoint_hint."
+    [[ $kind != finetune || ! ${resume%/*} -ef $root/models/$run_name ]] ||
+        die "The run \"$run_name\" would replace its own checkpoint \"$resume\": choose another --name."
 }
 
 # Does this run continue an earlier one?
@@ -259,7 +261,7 @@ prepare() {
     optimizer=${optimizer:-$default_optimizer}
     train_args+=(${optimizer:+"--optimizer=$optimizer"} ${precision:+"$precision"} "${other_flags[@]}")
     [[ -z $mode_flag ]] || checkpoint=${resume:-FILE} # both modes need a name; resolve_resume looks for the file
-    check_flags "${train_args[@]}" ${name:+"--name=$name"} ${checkpoint:+"--resume=$checkpoint"}
+    check_flags "${train_args[@]}" ${checkpoint:+"--resume=$checkpoint"}
     run_name=${name:-$default_name$name_suffix}
     resolve_data_path
     resolve_resume

@@ -11,7 +11,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh" || exit 1
 summary='Fine-tuning on one device, from a checkpoint, also with another --num_classes: batch 16, 100 epochs, lr 1e-3.'
 network=UNet_for_PyTorch
 kind=finetune
-name_suffix=_finetune # a fine-tuned model never replaces the model that it starts from
+name_suffix=_finetune # the new run does not replace the one that it starts from
 time_unit=ms
 mode_flag=--pretrained
 resume_help='FILE           checkpoint to start from (default: model_best.pth.tar of train_full_1p.sh)'

@@ -248,6 +248,21 @@ def test_finetune_1p_writes_results(repo: Repository, flags: list[str], name: st
     assert not list(repo.output().glob("*.before")), "it starts anew each time"
 
 
+def test_finetune_1p_does_not_replace_its_checkpoint(repo: Repository):
+    for name in ("dsb2018_96_UNet_woDS", "mine", "dsb2018_96_UNet_woDS_finetune"):
+        checkpoint = make_checkpoint(repo.root / "models" / name / "model_best.pth.tar")
+        flags = [f"--resume=models/{name}/model_best.pth.tar", *([] if "finetune" in name else [f"--name={name}"])]
+        done = repo.launch(*flags, launcher="train_finetune_1p")
+        assert done.returncode == 1 and done.stderr == (
+            f'[Error] The run "{name}" would replace its own checkpoint "{checkpoint}": choose another --name.\n'
+        )
+
+    done = repo.launch("--name=new", launcher="train_finetune_1p")
+    assert done.returncode == 0, done.stderr
+    usual = repo.root / "models" / "dsb2018_96_UNet_woDS" / "model_best.pth.tar"
+    assert {f"--resume={usual}", "--name=new"} <= set(repo.argv()), "--name is the new run, not the checkpoint's"
+
+
 def test_eval_1p_scores_other_images(repo: Repository, tmp_path: Path):
     """Only training needs --train_ids as well."""
     make_checkpoint(repo.root / "models" / "mine" / "model_best.pth.tar")
@@ -268,7 +283,8 @@ def test_a_missing_checkpoint_is_one_sentence(repo: Repository, launcher: str):
         )
     done = repo.launch("--resume=auto", launcher=launcher)
     assert done.returncode == 1 and done.stderr == (
-        "[Error] --resume auto continues a run; --evaluate and --pretrained need the path of a checkpoint (see --help)\n"
+        "[Error] --resume auto continues a run; --evaluate and --pretrained need the path of a checkpoint "
+        "(see --help)\n"
     )
     assert "--resume=FILE  " in repo.launch("--help", launcher=launcher).stdout
     assert max(map(len, repo.launch("--help", launcher=launcher).stdout.splitlines())) <= 120
