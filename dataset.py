@@ -15,12 +15,11 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from imaging import augment
+from imaging import augment, split
 from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.crops import Cropper, typical_diameter
 from imaging.prepared import PreparedFolder
-from imaging.split import checksum, fixed_split, has_fixed_split, record_split
 from runtime.byte_batches import collate, input_and_target, largest_batch_bytes
 from runtime.errors import InputError
 from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, start_loader_worker
@@ -147,18 +146,16 @@ def open_dataset(
 
     settings: train.py's flags or a checkpoint's settings. With `skip_bad`, unreadable files are replaced in training
     and left out in validation. cache_mb: keep what the check decodes in memory if it needs no more megabytes.
-    recorded: what a checkpoint records of its data.
-    Raises InputError with everything that is wrong with the files.
+    recorded: what a checkpoint records of its data. Raises InputError with everything that is wrong with the files.
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
-    skip_bad = settings.get("skip_bad") is True
     folder, ids, cropper, cache = _check(folder, settings, cache_mb)
-    fixed = fixed_split(settings, recorded, ids, folder.images, split_ids)
+    fixed = split.fixed_split(settings, recorded, ids, folder.images, split_ids)
     train_ids, val_ids = fixed or split_ids(ids, settings["inner_split"])
     size = settings["input_h"], settings["input_w"]
     transform = augment.train_transform(*size, augmentation, settings["normalization"])
     pipeline = augment.Pipeline(transform, settings["divide_twice"])
-    on_unreadable = "replace" if skip_bad else "raise"
+    on_unreadable = "replace" if settings.get("skip_bad") is True else "raise"
     crop = cropper.random if cropper else None
     train = NucleiDataset(folder, train_ids, pipeline, settings["seed"], on_unreadable, cache, crop)
     return train, _val_dataset(folder, val_ids, settings, cropper, cache)
@@ -194,11 +191,7 @@ def _check(
 
 
 def _val_dataset(
-    folder: PreparedFolder,
-    ids: list[str],
-    settings: Mapping,
-    cropper: Cropper | None = None,
-    cache: ImageCache | None = None,
+    folder: PreparedFolder, ids: list[str], settings: Mapping, cropper: Cropper | None, cache: ImageCache | None = None
 ) -> NucleiDataset:
     transform = augment.val_transform(settings["input_h"], settings["input_w"], settings["normalization"])
     pipeline = augment.Pipeline(transform, settings["divide_twice"])
@@ -209,8 +202,15 @@ def _val_dataset(
 
 def describe(train: NucleiDataset, val: NucleiDataset, settings: Mapping, recorded: object = None) -> dict:
     """Identify the data of a run: sizes of its parts, a checksum of their ids, and the ids of a fixed split."""
-    data = {"train_images": len(train), "val_images": len(val), "images": checksum(train.ids, val.ids)}
-    return data | ({"split": record_split(train.ids, val.ids)} if has_fixed_split(settings, recorded) else {})
+    data = {"train_images": len(train), "val_images": len(val), "images": split.checksum(train.ids, val.ids)}
+    if split.has_fixed_split(settings, recorded):
+        data["split"] = split.record_split(train.ids, val.ids)
+    return data
+
+
+def warn_of_trained_images(val: NucleiDataset, recorded: object) -> None:
+    """Print a warning if a model was trained on images of `val`; recorded: what a checkpoint records of its data."""
+    split.warn_of_trained_images(recorded, val.folder.list_ids(), val.ids, split_ids)
 
 
 class EpochBatchSampler(Sampler):

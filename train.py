@@ -82,6 +82,7 @@ def main(args: Namespace) -> None:
         data = dataset.describe(train_loader.dataset, val_loader.dataset, vars(args), recorded)
         if args.pretrained:
             engine.init_from_pretrained(state, checkpoint, path)
+            dataset.warn_of_trained_images(val_loader.dataset, checkpoint.get("data"))
         elif checkpoint:
             engine.check_architecture(checkpoint, path, vars(args))
             check_same_run(checkpoint, path, args, data, options.FLAGS)

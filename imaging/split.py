@@ -2,19 +2,18 @@
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A split into training and validation images that the user chose: reading its files, and what a checkpoint records."""
 
-import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from imaging.reader import IMAGE_EXTENSIONS
 from runtime import names
 from runtime.errors import InputError
 from runtime.files import read_bytes
 
 MAX_BYTES = 2**26  # of a file of ids; a million names of the longest kind are more
-
-
 # (ids, divide the training part again?) → training and validation ids
 UsualSplit = Callable[[list[str], bool], tuple[list[str], list[str]]]
 
@@ -40,16 +39,10 @@ def fixed_split(
     files = settings.get("train_ids"), settings.get("val_ids")
     if files != (None, None):
         split = _read_split(files, frozenset(ids), settings["img_ext"], source)
-        trained = {*_trained_ids(recorded, ids, usual_split, settings.get("inner_split", False))}
-        if common := len(trained.intersection(split.val)):
-            print(
-                f"warning: the model was trained on {common} of the {len(split.val)} images in {files[1]}, so the "
-                "scores include training images",
-                flush=True,
-            )
+        warn_of_trained_images(recorded, ids, split.val, usual_split)
         return split
     split = _check_recorded(recorded["split"])
-    missing = next(iter({*split.train, *split.val} - {*ids}), None)
+    missing = min({*split.train, *split.val} - {*ids}, default=None)
     if missing is not None:
         raise InputError(
             f"{source}: the model records its split, but its image {names.printable(missing)} is not there; give the "
@@ -73,7 +66,17 @@ def checksum(train_ids: list[str], val_ids: list[str]) -> int:
     return zlib.crc32("\n".join([*train_ids, "", *val_ids]).encode(errors="surrogateescape"))
 
 
-def _trained_ids(recorded: object, ids: list[str], usual_split: UsualSplit, inner: bool) -> list[str]:
+def warn_of_trained_images(recorded: object, ids: list[str], val_ids: list[str], usual_split: UsualSplit) -> None:
+    """Print a warning if a model was trained on images that are to be validated; arguments as for fixed_split."""
+    if common := len({*val_ids}.intersection(_trained_ids(recorded, ids, usual_split))):
+        print(
+            f"warning: the model was trained on {common} of the {len(val_ids)} images to validate, so the scores "
+            "include training images",
+            flush=True,
+        )
+
+
+def _trained_ids(recorded: object, ids: list[str], usual_split: UsualSplit) -> list[str]:
     """Return the ids of the images that a checkpoint was trained on, as far as it and the ids of the data tell."""
     if not isinstance(recorded, Mapping):
         return []
@@ -81,11 +84,12 @@ def _trained_ids(recorded: object, ids: list[str], usual_split: UsualSplit, inne
         split = _check_recorded(recorded["split"])
         # other data may have some of the names too
         return split.train if {*split.train, *split.val} <= {*ids} else []
-    try:
-        train_ids, val_ids = usual_split(ids, inner)
-    except InputError:  # too few images
-        return []
-    return train_ids if recorded.get("images") == checksum(train_ids, val_ids) else []
+    for inner in (False, True):
+        with suppress(InputError):  # too few images
+            train_ids, val_ids = usual_split(ids, inner)
+            if recorded.get("images") == checksum(train_ids, val_ids):
+                return train_ids
+    return []
 
 
 def _check_recorded(recorded: object) -> Split:
@@ -113,7 +117,9 @@ def _read_ids(path: Path, known: frozenset[str], ext: str, source: object) -> li
     found = {}  # a dict keeps the order
     for line in filter(None, map(str.strip, text.splitlines())):
         # an id may have a dot itself, so the whole line comes first
-        spellings = (line, line.removesuffix(ext), os.path.splitext(line)[0])
+        spellings = [line, line.removesuffix(ext)]
+        if line.lower().endswith(IMAGE_EXTENSIONS):
+            spellings.append(Path(line).stem)
         img_id = next((spelling for spelling in spellings if spelling in known), None)
         if img_id is None:
             raise InputError(f"{path}: {source} has no image {names.printable(line)}; correct or remove this id")

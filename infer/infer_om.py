@@ -25,6 +25,7 @@ from infer.stand_in import run_stand_in
 from runtime import names
 from runtime.errors import InputError
 from runtime.files import check_file
+from runtime.flags import given_device_id
 
 SOURCE = "https://gitee.com/ascend/tools/tree/master/ais-bench_workload/tool/ais_bench"
 TOOLS = {  # the packages that each needs, and how to get them
@@ -67,6 +68,7 @@ def main(args: Namespace) -> None:
     if args.model:
         check_file(Path(args.model))
     tool = "onnxruntime" if args.stand_in else choose_tool(args.tool)
+    args.device_id = given_device_id(args.device_id)
     start = time.perf_counter()
     with new_folder(output, "--output"):
         if args.stand_in:

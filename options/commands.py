@@ -55,6 +55,8 @@ def parse_train(argv: list[str] | None = None, allow_abbrev: bool = True) -> Fla
     _check_split(parser, args)
     if args.nesterov and args.momentum == 0:
         parser.error("--nesterov True needs a --momentum above 0")
+    if args.performance and "augmentation" in args.given and args.augmentation == "published":
+        parser.error("--performance leaves out the color shifts of --augmentation published; give one of the two")
     if args.performance and args.augmentation == "published":
         args.augmentation = "turns"  # the same without the color group
     args.name = args.name or default_name(args.dataset, args.arch, args.deep_supervision, args.recipe)

@@ -50,7 +50,9 @@ def parse_infer_om(argv: list[str] | None = None) -> Flags:
     parser.add_argument("--input", default=INPUTS, help="folder that infer/preprocess.py wrote")
     parser.add_argument("--output", default=OUTPUTS, help="folder for the outputs")
     parser.add_argument("--batch_size", default=1, type=whole(1, 1024), help="batch size that the model was made for")
-    parser.add_argument("--device_id", default=0, type=whole(0), help="number of the card")
+    parser.add_argument(
+        "--device_id", default=0, type=whole(0), help="number of the card; ASCEND_DEVICE_ID has priority"
+    )
     FLAGS["debug"].add_to(parser, "debug")
     args = parser.parse(argv)
     if bool(args.model) == bool(args.stand_in):

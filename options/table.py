@@ -67,9 +67,9 @@ GROUPS = {
         "inner_split": Flag(False, None, "validate on a fifth of the training images, to choose among recipes",
             same_run=True, evaluation=True),
         "train_ids": Flag(None, str, "file with the ids of the training images, one per line (default: the "
-            "usual split)", metavar="FILE"),
+            "usual split)", metavar="FILE", local=True),
         "val_ids": Flag(None, str, "file with the ids of the validation images (default: the usual split)",
-            metavar="FILE"),
+            metavar="FILE", local=True),
         "augmentation": Flag("published", None, "published: flips, quarter turns, color shifts; turns: without the "
             "color shifts; warps: affine and elastic warps instead of them; nuclei: turns, colors, brightness, noise",
             AUGMENTATIONS, fast="turns", nuclei="nuclei", same_run=True),

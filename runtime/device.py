@@ -237,15 +237,6 @@ def select_device(kind: str, count: int, device_id: int) -> torch.device:
     return torch.device(kind, device_id)
 
 
-def given_device_id(device_id: int | None) -> int | None:
-    """Return the number in ASCEND_DEVICE_ID, which schedulers set and which has priority, else `device_id`."""
-    given = os.environ.get("ASCEND_DEVICE_ID")
-    try:
-        return int(given) if given else device_id
-    except ValueError:
-        raise InputError(f"ASCEND_DEVICE_ID={given}: not a device's number; unset it") from None
-
-
 def _cuda_means_npu() -> bool:
     """Has transfer_to_npu of torch_npu given the names of CUDA, such as torch.cuda.is_available, to the NPU?"""
     return "torch_npu.contrib.transfer_to_npu" in sys.modules

@@ -24,11 +24,11 @@ from runtime.device import (
     Device,
     PendingValues,
     choose_device,
-    given_device_id,
     keep_freed_memory,
     select_device,
 )
 from runtime.errors import InputError, wait_for_torchrun
+from runtime.flags import given_device_id
 from runtime.interrupts import signal_handlers
 from runtime.names import one_line
 

@@ -3,9 +3,12 @@
 """How the scripts describe and parse their flags: argparse with the facts about each flag in one place."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from runtime.errors import InputError
 
 
 class Flags(argparse.Namespace):
@@ -78,6 +81,15 @@ class FlagParser(argparse.ArgumentParser):
         again = self.parse_args(argv)
         args.given = frozenset(name for name, value in vars(again).items() if value is not not_given)
         return args
+
+
+def given_device_id(device_id: int | None) -> int | None:
+    """Return the number in ASCEND_DEVICE_ID, which schedulers set and which has priority, else `--device_id`."""
+    given = os.environ.get("ASCEND_DEVICE_ID")
+    try:
+        return int(given) if given else device_id
+    except ValueError:
+        raise InputError(f"ASCEND_DEVICE_ID={given}: not a device's number; unset it") from None
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -383,3 +383,16 @@ def test_the_check_finds_wrong_commands(text: str, problem: str | None) -> None:
 )
 def test_the_check_finds_unknown_flags(page: str, text: str, expected: list[str]) -> None:
     assert unknown_flags(ROOT / page, text) == expected
+
+
+def test_table_of_launchers() -> None:
+    """Its names and units are those that the launchers set."""
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(train_\w+\.sh)` \| `(\w+)` \| (\w*) ?\|$", text, re.MULTILINE)
+    assert {name for name, _, _ in rows} == {path.name for path in (ROOT / "test").glob("train_*.sh")}
+    for name, case, unit in rows:
+        script = (ROOT / "test" / name).read_text(encoding="utf-8")
+        fields = dict(re.findall(r"^(network|kind|time_unit)='?(\w+)'?$", script, re.MULTILINE))
+        size = "bs128_8p" if "_8p" in name else "bs16_1p"
+        assert case == f"{fields['network']}_{size}_{fields['kind']}"
+        assert unit == {"ms": "milliseconds", "s": "seconds", None: ""}[fields.get("time_unit")]

@@ -80,7 +80,7 @@ def test_evaluation_may_choose_other_images(home, capsys):
     train_here()
     chosen = [part[0] for part in dataset.split_ids(IDS)]
     write_ids([], chosen)
-    warning = "warning: the model was trained on 1 of the 2 images in val.txt, so the scores include training images\n"
+    warning = "warning: the model was trained on 1 of the 2 images to validate, so the scores include training images\n"
     capsys.readouterr()
     val.main(options.parse_val(["--name", "run", "--num_workers", "0", "--val_ids", "val.txt"]))
     assert scored("outputs/run") == {*chosen} and warning in capsys.readouterr().out
@@ -97,10 +97,17 @@ def test_the_usual_split_in_files_gives_the_same_weights(home):
         assert torch.equal(weights, fixed["state_dict"][name]), name
 
 
-def test_a_new_run_from_weights_has_its_own_split(home):
-    write_ids(IDS[:8], IDS[12:])
+def test_a_new_run_from_weights_has_its_own_split(home, capsys):
+    """A warning says how many of its validation images the weights have seen."""
+    usual = dataset.split_ids(IDS)[1]
+    seen = [*usual[:1], *(img_id for img_id in IDS if img_id not in usual)]
+    write_ids(seen, usual[1:])
     train_here(*FILES)
+    capsys.readouterr()
     assert "split" not in train_here("--pretrained", "--resume", BEST)["data"]
+    assert f"warning: the model was trained on 1 of the {len(usual)} images to validate" in capsys.readouterr().out
+    train_here("--pretrained", "--resume", BEST)
+    assert "warning: the model was trained on" not in capsys.readouterr().out
 
 
 def test_a_raw_set_is_split_as_recorded(bright, capsys):
