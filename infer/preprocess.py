@@ -73,7 +73,7 @@ def main(args: Namespace) -> None:
     """Write the files of all images, their list and their settings."""
     output = Path(args.output)
     network = open_network(args, args.uint8)
-    if not args.input:
+    if not args.input and not args.val_ids:
         network.check_usual_split()
     args.data_path = "" if args.input else args.data_path or f"inputs/{options.FLAGS['dataset'].default}"
     with new_folder(output, "--output"):

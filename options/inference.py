@@ -33,8 +33,12 @@ def parse_infer_preprocess(argv: list[str] | None = None) -> Flags:
     )
     batch_help = "batch size to record, the default of infer/postprocess.py --batch_size"
     add_recorded(parser, f"inputs/{FLAGS['dataset'].default}", batch_help)
+    val_help = "file with the ids of the images, in place of the validation split"
+    FLAGS["val_ids"].add_to(parser, "val_ids", None, val_help)
     FLAGS["debug"].add_to(parser, "debug")
     args = parser.parse(argv)
+    if args.input and args.val_ids:
+        parser.error("--input takes images anywhere; leave out --val_ids, or leave out --input")
     if args.input and args.data_path:
         parser.error("--input takes images anywhere; leave out --data_path, or leave out --input")
     return args

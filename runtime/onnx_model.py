@@ -63,7 +63,7 @@ class OnnxModel:
         if self.metadata.get("split") == "fixed":
             raise InputError(
                 f"{self.path}: its net was trained on a split of its own, which the file does not record; name the "
-                "images with --input"
+                "images with --input (infer/preprocess.py: or with --val_ids)"
             )
 
     @property

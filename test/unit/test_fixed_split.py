@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """train.py, val.py and demo.py with a split that the user chose."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -68,10 +69,14 @@ def test_an_export_does_not_guess_the_split(home):
     write_ids(IDS[:8], IDS[12:])
     train_here(*FILES)
     pthtar2onnx.main(options.parse_export(["--name", "run", "--output", "net.onnx"]))
-    with pytest.raises(InputError, match=r"^net.onnx: its net was trained on a split of its own.*--input$"):
+    with pytest.raises(InputError, match=r"^net.onnx: its net was trained on a split of its own.*--input \("):
         demo.main(options.parse_demo(["--onnx", "net.onnx", "--data_path", "inputs/discs"]))
     with pytest.raises(InputError, match=r"^net.onnx: its net was trained on a split of its own"):
         preprocess.main(options.parse_infer_preprocess(["--onnx", "net.onnx", "--data_path", "inputs/discs"]))
+    flags = ["--onnx", "net.onnx", "--data_path", "inputs/discs", "--val_ids", "val.txt"]
+    preprocess.main(options.parse_infer_preprocess(flags))
+    with open("infer_data/inputs/list.csv") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == IDS[12:]
     image = next(Path("inputs/discs/images").iterdir())
     demo.main(options.parse_demo(["--onnx", "net.onnx", "--input", str(image), "--output", "pictures"]))
 
