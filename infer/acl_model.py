@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """A converted model on an Ascend card, through pyACL: CANN's Python package `acl`."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from operator import attrgetter
 from pathlib import Path
@@ -100,8 +99,7 @@ class AclModel:
 
     def _call(self, name: str, *arguments):
         """Call a function of pyACL that returns a code, or a value and a code; returns the value."""
-        function: Callable = attrgetter(name)(self.acl)
-        result = function(*arguments)
+        result = attrgetter(name)(self.acl)(*arguments)
         value, code = result if isinstance(result, tuple) else (None, result)
         if code:
             raise InputError(
