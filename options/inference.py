@@ -37,10 +37,9 @@ def parse_infer_preprocess(argv: list[str] | None = None) -> Flags:
     FLAGS["val_ids"].add_to(parser, "val_ids", None, val_help)
     FLAGS["debug"].add_to(parser, "debug")
     args = parser.parse(argv)
-    if args.input and args.val_ids:
-        parser.error("--input takes images anywhere; leave out --val_ids, or leave out --input")
-    if args.input and args.data_path:
-        parser.error("--input takes images anywhere; leave out --data_path, or leave out --input")
+    for name in ("data_path", "val_ids"):
+        if args.input and vars(args)[name]:
+            parser.error(f"--input takes images anywhere; leave out --{name}, or leave out --input")
     return args
 
 
