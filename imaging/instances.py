@@ -17,17 +17,20 @@ from runtime.errors import InputError
 class SplitSettings(NamedTuple):
     """How probabilities become nuclei; `val.py --tune` finds the values for a model.
 
-    threshold: a pixel belongs to a nucleus if its probability is above it. border_weight: from 0 to 1, by how much a
-    border lowers the depth; only for models that predict borders. smoothing: of the depth, standard deviation in
-    pixels. neck: two peaks of the depth are two nuclei if the depth between them falls below this share of the lower
-    peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
+    threshold: a pixel belongs to a nucleus if its probability is above it. border_threshold: a pixel belongs to a
+    border if the probability of that is above it, never if it is 1; only for models that predict borders. smoothing:
+    of the depth, standard deviation in pixels. neck: two peaks of the depth are two nuclei if the depth between them
+    falls below this share of the lower peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
+    min_confidence: from 0 to 1, how far the mean probability of a nucleus must lie above the threshold on the way to 1;
+    fainter ones are dropped.
     """
 
     threshold: float = 0.5
-    border_weight: float = 0.25
+    border_threshold: float = 0.5
     smoothing: float = 1.0
-    neck: float = 0.9
+    neck: float = 0.85
     min_area: int = 10
+    min_confidence: float = 0.2
 
 
 def choose_settings(recorded: object, given: Mapping[str, float | None], source: object) -> SplitSettings:
@@ -74,14 +77,13 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
 
     probability: in [0, 1], (C, H, W); class 0 are the nuclei, class 1, if there is one, the borders between nuclei.
     The pixels above the threshold, with holes filled, are split by a watershed that starts at the peaks of the depth:
-    the distance to the outside times the probability, less where there is a border. Which peaks count depends on their
-    neck alone, so that nuclei of all sizes are split alike.
+    the distance to the outside, or to a border, times the probability. Which peaks count depends on their neck alone,
+    so that nuclei of all sizes are split alike.
     """
     nuclei = probability[0]
     mask = fill_holes(nuclei > settings.threshold)
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * nuclei
-    if len(probability) > 1:
-        depth *= 1 - settings.border_weight * probability[1]
+    inside = mask & (probability[1] <= settings.border_threshold) if len(probability) > 1 else mask
+    depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) * nuclei
     if settings.smoothing:
         depth = cv2.GaussianBlur(depth, (0, 0), settings.smoothing) * mask
     # cuts each peak at its neck; peaks with a higher valley between them become one plateau
@@ -92,7 +94,11 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
     has_peak[regions[peaks]] = True
     # a region without a peak, as one that fills the whole image, is one nucleus
     peaks |= mask & ~has_peak[regions]
-    return drop_small(watershed(-depth, label_regions(peaks, connectivity=2), mask=mask), settings.min_area)
+    labels = watershed(-depth, label_regions(peaks, connectivity=2), mask=mask)
+    areas = np.bincount(labels.ravel())
+    least = settings.threshold + settings.min_confidence * (1 - settings.threshold)
+    confident = np.bincount(labels.ravel(), nuclei.ravel()) >= least * areas
+    return keep_labels(labels, (areas >= settings.min_area) & confident)
 
 
 def label_masks(masks: np.ndarray) -> np.ndarray:
@@ -118,10 +124,6 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return ~np.isin(background, outside[outside > 0])
 
 
-def drop_small(labels: np.ndarray, min_area: int) -> np.ndarray:
-    """Return labels without those of fewer than `min_area` pixels, numbered without gaps, int32."""
-    areas = np.bincount(labels.ravel())
-    small = areas < min_area
-    small[0] = False
-    kept = np.where(small[labels], 0, labels)
-    return relabel_sequential(kept)[0].astype(np.int32)
+def keep_labels(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return labels without those that are not kept, numbered without gaps, int32; kept: boolean, by label."""
+    return relabel_sequential(np.where(kept[labels], labels, 0))[0].astype(np.int32)

@@ -11,10 +11,11 @@ from imaging.instances import SplitSettings, find_nuclei
 # tried for each setting, in this order of the settings
 GRID = {
     "threshold": (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
-    "border_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
-    "neck": (0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.96),
+    "border_threshold": (0.3, 0.5, 0.7, 0.9, 1.0),
+    "neck": (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.96),
     "smoothing": (0.0, 0.5, 1.0, 1.5, 2.0),
-    "min_area": (4, 8, 12, 16, 24, 32),
+    "min_area": (4, 8, 12, 16, 24, 32, 48),
+    "min_confidence": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
 }
 ROUNDS = 2
 
@@ -44,7 +45,7 @@ def tune(
     for _ in range(ROUNDS):
         before = best
         for name, values in GRID.items():
-            if name in fixed or (name == "border_weight" and not with_borders):
+            if name in fixed or (name == "border_threshold" and not with_borders):
                 continue
             candidates = [best, *(best._replace(**{name: value}) for value in values)]
             best = max(candidates, key=mean_score)

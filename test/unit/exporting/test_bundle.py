@@ -182,7 +182,7 @@ def test_demo_takes_settings_from_model_json(home, capsys):
     out = capsys.readouterr().out
     assert "model: model.zip/model.onnx, by onnxruntime; input 32×48" in out
     assert "as in training: normalization image, divide_twice False, input_h 32, input_w 48" in out
-    assert "nuclei by threshold 0.6, border_weight 0.25" in out and "min_area 7" in out
+    assert "nuclei by threshold 0.6, border_threshold 0.5" in out and "min_area 7" in out
     edit(lambda about: (about["instances"].update(min_area=5), about["settings"].update(input_h=40)))
     segment("--bundle", "changed.zip", "--instances", "--threshold", "0.55", "--output", "out")
     out = capsys.readouterr().out

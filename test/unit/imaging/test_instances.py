@@ -15,9 +15,9 @@ from imaging.instances import (
     check_classes,
     choose_settings,
     describe_settings,
-    drop_small,
     fill_holes,
     find_nuclei,
+    keep_labels,
     label_masks,
 )
 from runtime.errors import InputError
@@ -71,26 +71,34 @@ def test_borders_split_what_the_shape_does_not_show() -> None:
     probability[0, 10:30, 10:70] = 0.95  # a bar
     assert find_nuclei(probability, SplitSettings()).max() == 1
     probability[1, :, 38:42] = 0.9
-    found = find_nuclei(probability, SplitSettings(border_weight=0.5))
+    found = find_nuclei(probability, SplitSettings())
     true = np.zeros((40, 80), int)
     true[10:30, 10:40], true[10:30, 40:70] = 1, 2
     assert same_nuclei(found, true, 0.95)
-    assert find_nuclei(probability, SplitSettings(border_weight=0)).max() == 1
+    assert find_nuclei(probability, SplitSettings(border_threshold=1)).max() == 1
 
 
-def test_a_faint_border_splits_only_if_the_depth_falls_below_the_neck() -> None:
+def test_a_border_counts_if_it_is_above_its_threshold() -> None:
     probability = np.zeros((2, 40, 200), np.float32)
-    probability[0, 10:30, 10:190] = 1  # a bar, whose depth is 10 along its middle
-    probability[1, :, 90:110] = 0.4
-    for weight, neck, count in ((1.0, 0.65, 2), (1.0, 0.55, 1), (0.5, 0.85, 2), (0.5, 0.75, 1)):
-        settings = SplitSettings(border_weight=weight, neck=neck, smoothing=0)
-        assert find_nuclei(probability, settings).max() == count, (weight, neck)
+    probability[0, 10:30, 10:190] = 1
+    probability[1, :, 90:110] = 0.5
+    for threshold, count in ((0.4, 2), (0.5, 1), (0.6, 1)):
+        assert find_nuclei(probability, SplitSettings(border_threshold=threshold)).max() == count, threshold
+
+
+def test_a_border_that_ends_within_a_nucleus_splits_it_if_it_is_long_enough() -> None:
+    """The depth beside the end of the border is half the gap that it leaves; the neck decides."""
+    probability = np.zeros((2, 41, 200), np.float32)
+    probability[0, 10:31, 10:190] = 1  # a bar, whose depth is 11 along its middle
+    probability[1, :21, 100] = 1  # leaves a gap of 10 pixels, in whose middle the depth is about 5.5
+    for neck, count in ((0.65, 2), (0.4, 1)):
+        assert find_nuclei(probability, SplitSettings(neck=neck, smoothing=0)).max() == count, neck
 
 
 def test_thresholds_are_exclusive_and_holes_are_filled_but_not_across_the_edge() -> None:
     probability = np.full((1, 30, 30), 0.5, np.float32)
     assert not find_nuclei(probability, SplitSettings(threshold=0.5)).any()
-    assert (find_nuclei(probability, SplitSettings(threshold=0.4)) == 1).all()
+    assert (find_nuclei(probability, SplitSettings(threshold=0.3)) == 1).all()
     ring = disks((40, 40), (20, 20, 12)) - disks((40, 40), (20, 20, 5))
     found = find_nuclei(to_probability(ring, 0.5), SplitSettings(neck=0.01))
     assert found[20, 20] == found[20, 10] == 1
@@ -105,14 +113,25 @@ def test_filling_holes_is_scipys(seed: int) -> None:
     assert np.array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
 
 
-def test_small_nuclei_are_dropped_and_the_others_numbered_without_gaps() -> None:
+def test_labels_that_are_kept_are_numbered_without_gaps() -> None:
     labels = np.zeros((10, 10), int)
     labels[0, :3], labels[2, :4], labels[4, :5] = 1, 2, 7
-    kept = drop_small(labels, 4)
+    kept = keep_labels(labels, np.bincount(labels.ravel()) >= 4)
     assert kept.dtype == np.int32
     assert [np.unique(kept[row]).tolist() for row in (0, 2, 4)] == [[0], [0, 1], [0, 2]]
+
+
+def test_small_nuclei_are_dropped() -> None:
     true = disks((60, 60), (20, 20, 2), (40, 40, 8))
     assert find_nuclei(to_probability(true, 0.5), SplitSettings(min_area=40)).max() == 1
+
+
+def test_nuclei_are_dropped_by_their_mean_probability() -> None:
+    probability = np.zeros((1, 40, 60), np.float32)
+    probability[0, 10:20, 10:20], probability[0, 10:20, 40:50] = 0.7, 0.9
+    probability[0, 15:20, 40:50] = 0.55  # their mean is 0.725
+    for least, count in ((0.39, 2), (0.41, 1), (0.44, 1), (0.46, 0)):
+        assert find_nuclei(probability, SplitSettings(min_confidence=least)).max() == count, least
 
 
 @pytest.mark.parametrize("classes", [1, 2])
@@ -145,12 +164,21 @@ def test_given_settings_come_before_recorded_ones_and_these_before_the_defaults(
     chosen = choose_settings(recorded, {"threshold": None, "neck": 0.7, "min_area": 4}, Path("m"))
     assert chosen == SplitSettings(threshold=0.3, neck=0.7, min_area=4)
     assert choose_settings(None, {}, Path("m")) == SplitSettings()
-    assert describe_settings(chosen).startswith("threshold 0.3, border_weight 0.25, ")
+    assert describe_settings(chosen).startswith("threshold 0.3, border_threshold 0.5, ")
 
 
 @pytest.mark.parametrize(
     "recorded",
-    [[], "text", {"thresh": 0.5}, {"threshold": "0.5"}, {"threshold": -1}, {"min_area": 2.5}, {"neck": float("nan")}],
+    [
+        [],
+        "text",
+        {"border_weight": 0.25},
+        {"thresh": 0.5},
+        {"threshold": "0.5"},
+        {"threshold": -1},
+        {"min_area": 2.5},
+        {"neck": float("nan")},
+    ],
 )
 def test_recorded_settings_that_are_none_are_refused(recorded: object) -> None:
     with pytest.raises(InputError, match=r"^models/x: its settings for nuclei are not known here; run `val.py --tune`"):

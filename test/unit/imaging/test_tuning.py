@@ -30,7 +30,7 @@ def test_the_threshold_that_the_images_need_is_found() -> None:
     best, score, tried = tuning.tune(images, iou_of_masks, SplitSettings())
     assert (best.threshold, score) in ((0.3, 1.0), (0.4, 1.0))
     assert max(row["score"] for row in tried) == score
-    assert {row["border_weight"] for row in tried} == {0.25}  # the model predicts no borders
+    assert {row["border_threshold"] for row in tried} == {0.5}  # the model predicts no borders
     defaults = next(row for row in tried if row["threshold"] == 0.5)
     assert defaults["score"] == pytest.approx(np.mean([iou_of_masks(np.zeros((60, 60)), true) for _, true in images]))
 
@@ -42,10 +42,10 @@ def test_settings_that_cannot_be_improved_stay() -> None:
     assert best == start and score == 1
 
 
-def test_border_weights_are_tried_if_there_are_borders() -> None:
+def test_thresholds_of_borders_are_tried_if_there_are_borders() -> None:
     probability = np.concatenate([blurred_square(20, 0.9), blurred_square(0, 0)])
     *_, tried = tuning.tune([(probability, (probability[0] > 0.5).astype(np.int32))], iou_of_masks, SplitSettings())
-    assert {row["border_weight"] for row in tried} >= set(tuning.GRID["border_weight"])
+    assert {row["border_threshold"] for row in tried} >= set(tuning.GRID["border_threshold"])
 
 
 def test_given_settings_are_not_changed_also_if_they_are_all() -> None:
