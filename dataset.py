@@ -4,7 +4,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +13,23 @@ from typing import Literal
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from imaging import augment, split
+from imaging.balance import Balance
 from imaging.cache import ImageCache
 from imaging.checks import check_dataset
 from imaging.crops import Cropper, typical_diameter
 from imaging.prepared import PreparedFolder
+from runtime.batch_sampler import EpochBatchSampler, batch_size_per_rank
 from runtime.byte_batches import collate, input_and_target, largest_batch_bytes
 from runtime.errors import InputError
 from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, start_loader_worker
 
 # (id, image, masks, random generator) → a window of the image and of the masks, at the size of the input
 Crop = Callable[[str, np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-Key = int | tuple[int, int]  # of a sample: (epoch, index), or index alone for epoch 0
+# of a sample: (epoch, index), or index alone for epoch 0; beyond the last, the images are counted again
+Key = int | tuple[int, int]
 # images (N, 3, H, W) and masks (N, num_classes, H, W), uint8, or None if no sample could be read, and facts about them
 Batch = tuple[torch.Tensor | None, torch.Tensor | None, dict]
 
@@ -54,6 +57,7 @@ class NucleiDataset(Dataset):
 
     The random draws of the augmentation depend on (seed, epoch, index) alone, and so not on the worker, process or run.
 
+    shares: how often training draws each image, see EpochBatchSampler.
     on_unreadable: "raise" raises InputError. "skip" returns None for image and mask. "replace" returns the next sample
     that can be read. In the last two cases, the reason is in the sample's "unreadable".
     """
@@ -70,6 +74,7 @@ class NucleiDataset(Dataset):
     ):
         self.folder, self.ids, self.pipeline, self.seed = folder, ids, pipeline, seed
         self.on_unreadable, self.cache, self.crop = on_unreadable, cache, crop
+        self.shares: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,7 +90,7 @@ class NucleiDataset(Dataset):
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor | None, torch.Tensor | None, dict]:
         images, masks, meta = self.__getitems__([key])
-        sample = {"img_id": meta["img_id"][0] if meta["img_id"] else self.ids[_epoch_and_index(key)[1]]}
+        sample = {"img_id": meta["img_id"][0] if meta["img_id"] else self.ids[_epoch_and_index(key)[1] % len(self)]}
         if meta["unreadable"]:
             sample["unreadable"] = meta["unreadable"][0]
         if images is None:
@@ -101,7 +106,7 @@ class NucleiDataset(Dataset):
         """
         ids, samples, unreadable = [], [], []
         for epoch, index in map(_epoch_and_index, keys):
-            img_id, arrays, reason = self._read_or_replace(index)
+            img_id, arrays, reason = self._read_or_replace(index % len(self))
             if reason:
                 unreadable.append(reason)
             if arrays is None:
@@ -149,7 +154,7 @@ def open_dataset(
     recorded: what a checkpoint records of its data. Raises InputError with everything that is wrong with the files.
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
-    folder, ids, cropper, cache = _check(folder, settings, cache_mb)
+    folder, ids, cropper, cache, balance = _check(folder, settings, cache_mb)
     fixed = split.fixed_split(settings, recorded, ids, folder.images, split_ids)
     train_ids, val_ids = fixed or split_ids(ids, settings["inner_split"])
     size = settings["input_h"], settings["input_w"]
@@ -158,6 +163,9 @@ def open_dataset(
     on_unreadable = "replace" if settings.get("skip_bad") is True else "raise"
     crop = cropper.random if cropper else None
     train = NucleiDataset(folder, train_ids, pipeline, settings["seed"], on_unreadable, cache, crop)
+    if balance:
+        train.shares = balance.shares(train_ids)
+        print(balance.describe(train_ids), flush=True)
     return train, _val_dataset(folder, val_ids, settings, cropper, cache)
 
 
@@ -167,27 +175,32 @@ def open_all(data_path: Path, num_classes: int, settings: Mapping) -> NucleiData
     settings: as of open_dataset. Raises InputError with everything that is wrong with the files.
     """
     folder = PreparedFolder(data_path, settings["img_ext"], settings["mask_ext"], num_classes, settings["channel"])
-    folder, ids, cropper, _ = _check(folder, settings, cache_mb=0)
+    folder, ids, cropper, *_ = _check(folder, settings, cache_mb=0)
     return _val_dataset(folder, ids, settings, cropper)
 
 
 def _check(
     folder: PreparedFolder, settings: Mapping, cache_mb: float
-) -> tuple[PreparedFolder, list[str], Cropper | None, ImageCache]:
-    """Check a data set and print what was found; returns it, its ids, how to crop its images, and a cache of them."""
-    cache, diameters = ImageCache(cache_mb), {}
+) -> tuple[PreparedFolder, list[str], Cropper | None, ImageCache, Balance | None]:
+    """Check a data set and print what was found.
+
+    Returns it, its ids, how to crop its images, a cache of them, and how often to draw them.
+    """
+    size, diameter, diameters = (settings["input_h"], settings["input_w"]), settings["crop_diameter"], {}
+    cropper = Cropper(*size, diameter, diameters) if diameter else None
+    cache, balance = ImageCache(cache_mb), Balance() if settings.get("balance") else None
 
     def keep(img_id: str, image: np.ndarray, masks: np.ndarray) -> None:
         cache.add(img_id, image, masks)
-        if settings["crop_diameter"]:
+        if cropper:
             diameters[img_id] = typical_diameter(masks)
+        if balance:
+            balance.add(img_id, image, cropper.count(img_id, image) if cropper else 1)
 
     survey = check_dataset(folder, settings.get("skip_bad") is True, settings["dense_masks"], keep)
     cache.close()
-    size = settings["input_h"], settings["input_w"]
-    cropper = Cropper(*size, settings["crop_diameter"], diameters) if settings["crop_diameter"] else None
     print(cropper.describe() if cropper else survey.describe(*size), flush=True)
-    return replace(folder, zero_one=survey.zero_one), survey.ids, cropper, cache
+    return replace(folder, zero_one=survey.zero_one), survey.ids, cropper, cache, balance
 
 
 def _val_dataset(
@@ -213,40 +226,6 @@ def warn_of_trained_images(val: NucleiDataset, recorded: object) -> None:
     split.warn_of_trained_images(recorded, val.folder.list_ids(), val.ids, split_ids)
 
 
-class EpochBatchSampler(Sampler):
-    """Yields one rank's share of each full batch, as a list of (epoch, index), in an order by (seed, epoch) alone."""
-
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
-        self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, seed, 0, 0
-        share = batch_size_per_rank(batch_size, world_size)
-        self.own = slice(rank * share, (rank + 1) * share)
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Set the epoch, from 0, and how many of its batches to leave out at its start; call it before each epoch."""
-        self.epoch, self.start = epoch, start
-
-    def __len__(self) -> int:
-        return self.size // self.batch_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        batches = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
-        for batch in batches[self.start :]:
-            yield [(self.epoch, int(index)) for index in batch[self.own]]
-
-
-def batch_size_per_rank(batch_size: int, world_size: int) -> int:
-    """Divide the global batch size among the processes; raises InputError if it cannot be divided evenly."""
-    share, rest = divmod(batch_size, world_size)
-    if rest or not share:
-        lower = f"{share * world_size} or " if share else ""
-        raise InputError(
-            f"--batch_size {batch_size} is for all {world_size} processes together and cannot be divided among them; "
-            f"use {lower}{(share + 1) * world_size}"
-        )
-    return share
-
-
 def choose_num_workers(settings: Mapping, num_classes: int, world_size: int = 1, local_size: int = 1) -> int:
     """Return `--num_workers`, or as many as have room for their batches in /dev/shm; see num_workers_that_fit.
 
@@ -263,7 +242,7 @@ def train_loader(
     """Return a loader of a rank's shares of the shuffled, full training batches; arguments as in `val_loader`."""
     if len(data) < batch_size:
         raise InputError(f"--batch_size {batch_size} is more than the {len(data)} training images; lower it")
-    batches = EpochBatchSampler(len(data), batch_size, data.seed, rank, world_size)
+    batches = EpochBatchSampler(len(data), batch_size, data.seed, rank, world_size, data.shares)
     return _build_loader(data, batches, num_workers, pin_memory, world_size)
 
 

@@ -65,6 +65,11 @@ class Cropper:
         """Return by how much an image is enlarged."""
         return min(MAX_SCALE, self.diameter / (self.diameters.get(img_id) or self.diameter))
 
+    def count(self, img_id: str, image: np.ndarray) -> float:
+        """Return how many windows would cover an image (H, W, 3) of this id."""
+        height, width = image.shape[:2]
+        return height * width * self.scale(img_id) ** 2 / (self.height * self.width)
+
     def center(
         self, img_id: str, image: np.ndarray, masks: np.ndarray, generator: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -169,6 +169,21 @@ def test_training_drops_the_incomplete_batch(small_set: Path) -> None:
     assert len(set(seen)) == 20 and seen != sorted(seen)
 
 
+def test_rare_kinds_are_drawn_more_often_and_augmented_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    ids = numbered_ids(23)
+    root = write_set(tmp_path, ids)
+    train, _ = dataset.open_dataset(root, 1, SETTINGS)
+    rare = train.ids[4]
+    cv2.imwrite(str(train.folder.image_path(rare)), noise() // 10)  # dark, unlike the others, which are colored
+    train, _ = dataset.open_dataset(root, 1, SETTINGS | {"balance": True})
+    shares = "draws: fluorescence 20% (1 of 18 images), stained tissue 80% (17 of 18 images)"  # 1 : √17
+    assert shares in capsys.readouterr().out
+    batches = [(x, meta["img_id"]) for x, _, meta in dataset.train_loader(train, 9, 0)]
+    images = [image for x, batch_ids in batches for image, img_id in zip(x, batch_ids) if img_id == rare]
+    assert len(images) > 1  # in an epoch
+    assert not any(torch.equal(a, b) for index, a in enumerate(images) for b in images[:index])
+
+
 def test_each_epoch_drops_other_images(small_set: Path) -> None:
     dropped = [set(numbered_ids(23)) - {i for _, _, ids in epoch for i in ids} for epoch in run_epochs(small_set, 0)]
     assert len(dropped[0]) == len(dropped[1]) == 3 and dropped[0] != dropped[1]

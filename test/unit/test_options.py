@@ -63,6 +63,7 @@ VALUES = [
     ("--cache_mb", 1024, "0", 0),
     ("--channel", 0, "2", 2),
     ("--crop_diameter", 0.0, "20", 20.0),
+    ("--balance", False, "True", True),
     ("--device", "auto", "npu", "npu"),
     ("--device_id", None, "3", 3),
     ("--resume", None, "a-b/c.pth.tar", "a-b/c.pth.tar"),

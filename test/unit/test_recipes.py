@@ -68,7 +68,7 @@ def test_the_faithful_recipe_is_the_default():
         **{"augmentation": "published", "normalization": "standard", "divide_twice": True, "ema": 0},
         **{"inner_split": False, "input_h": 96, "input_w": 96, "name": "dsb2018_96_UNet_woDS", "seed": 5},
         **{"num_classes": 1, "input_channels": 3, "deep_supervision": False, "sync_bn": False, "early_stopping": -1},
-        **{"channel": 0, "crop_diameter": 0, "performance": False},
+        **{"channel": 0, "crop_diameter": 0, "balance": False, "performance": False},
     }
     assert {name for name, flag in options.FLAGS.items() if flag.same_run is True} <= expected.keys()
     assert {flag: args[flag] for flag in expected} == expected

@@ -26,7 +26,7 @@ INFER_MODULES = {f"infer.{name}" for name in ("acl_model", "batches", "files", "
 ALLOWED = {
     **{module: set() for module in SCIENCE},
     "options": {"options", "runtime.argtypes", "runtime.flags"},
-    "dataset": {"imaging", "runtime.byte_batches", "runtime.errors", "runtime.loader_worker"},
+    "dataset": {"imaging", "runtime.batch_sampler", "runtime.byte_batches", "runtime.errors", "runtime.loader_worker"},
     "utils": {"runtime"},
     "engine": {"archs", "losses", "metrics", "utils", "runtime"},
     "runtime": {"runtime"},

@@ -32,6 +32,12 @@ def test_the_median_counts_each_pixel_of_a_nucleus(seed: int) -> None:
     assert median_diameter(labels) == pytest.approx(np.percentile(each, 50, method="inverted_cdf"))
 
 
+def test_an_image_holds_as_many_crops_as_cover_it_at_its_scale() -> None:
+    cropper = Cropper(64, 32, 24, {"a": 12.0, "b": None})
+    assert cropper.count("a", np.zeros((100, 80, 3), np.uint8)) == 200 * 160 / (64 * 32)
+    assert cropper.count("b", np.zeros((64, 16, 3), np.uint8)) == 0.5
+
+
 def test_many_specks_do_not_change_the_diameter() -> None:
     labels = disk((200, 200), (60, 60), 30) // 255 + 2 * (disk((200, 200), (140, 140), 30) // 255).astype(np.int32)
     diameter = median_diameter(labels)

@@ -59,28 +59,6 @@ def test_scores_do_not_depend_on_the_number_of_processes(tmp_path):
     assert all(own == pytest.approx(scores[0], abs=1e-6) for own in scores)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_share_the_batches_of_one_process(world_size):
-    def batches(rank: int, world_size: int, epoch: int) -> list[list]:
-        sampler = dataset.EpochBatchSampler(23, 8, 5, rank, world_size)
-        sampler.set_epoch(epoch)
-        return list(sampler)
-
-    for epoch in (0, 1):
-        shares = [batches(rank, world_size, epoch) for rank in range(world_size)]
-        assert [[key for share in step for key in share] for step in zip(*shares)] == batches(0, 1, epoch)
-        assert {len(share) for rank in shares for share in rank} == {8 // world_size}
-    assert batches(0, 1, 0) != batches(0, 1, 1), "each epoch has its own order"
-
-
-@pytest.mark.parametrize(
-    "batch_size, world_size, advice", [(100, 8, "use 96 or 104"), (3, 4, "use 4"), (7, 2, "use 6 or 8")]
-)
-def test_a_batch_that_cannot_be_divided_is_refused(batch_size, world_size, advice):
-    with pytest.raises(InputError, match=rf"--batch_size {batch_size} .* all {world_size} processes .*{advice}$"):
-        dataset.batch_size_per_rank(batch_size, world_size)
-
-
 def test_num_workers_counts_over_all_ranks(home):
     folder = PreparedFolder(home / "inputs" / "discs")
     data = dataset.NucleiDataset(folder, folder.list_ids(), None)
