@@ -28,7 +28,7 @@ from runtime.loader_worker import add_path_to_errors, num_workers_that_fit, star
 
 # (id, image, masks, random generator) → a window of the image and of the masks, at the size of the input
 Crop = Callable[[str, np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-# of a sample: (epoch, index), or index alone for epoch 0; beyond the last, the images are counted again
+# of a sample: (epoch, index), or index alone for epoch 0; with an epoch, it may be image + k * len(data) for any k
 Key = int | tuple[int, int]
 # images (N, 3, H, W) and masks (N, num_classes, H, W), uint8, or None if no sample could be read, and facts about them
 Batch = tuple[torch.Tensor | None, torch.Tensor | None, dict]
@@ -74,7 +74,7 @@ class NucleiDataset(Dataset):
     ):
         self.folder, self.ids, self.pipeline, self.seed = folder, ids, pipeline, seed
         self.on_unreadable, self.cache, self.crop = on_unreadable, cache, crop
-        self.shares: np.ndarray | None = None
+        self.shares: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,6 +89,8 @@ class NucleiDataset(Dataset):
         return self.crop(img_id, *self.read(img_id), np.random.default_rng(0)) if self.crop else self.read(img_id)
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor | None, torch.Tensor | None, dict]:
+        if isinstance(key, int) and key >= len(self):
+            raise IndexError(f"{key} of {len(self)} samples")  # ends loops over the samples
         images, masks, meta = self.__getitems__([key])
         sample = {"img_id": meta["img_id"][0] if meta["img_id"] else self.ids[_epoch_and_index(key)[1] % len(self)]}
         if meta["unreadable"]:

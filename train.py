@@ -158,12 +158,14 @@ def open_checkpoint(args: Namespace, folder: Path, runtime: Runtime) -> tuple[di
 
 def build_loaders(args: Namespace, runtime: Runtime, recorded: object = None) -> tuple[DataLoader | None, DataLoader]:
     """Return the loaders for training (None to evaluate only) and validation; recorded: see dataset.open_dataset."""
-    cache_mb = 0 if args.evaluate else args.cache_mb  # a single pass over the validation images needs none
+    # a single pass over the validation images needs no cache and draws nothing
+    settings = vars(args) | ({"cache_mb": 0, "balance": False} if args.evaluate else {})
     train, val = dataset.open_dataset(
-        Path(args.data_path), args.num_classes, vars(args), cache_mb, args.augmentation, recorded
+        Path(args.data_path), args.num_classes, settings, settings["cache_mb"], args.augmentation, recorded
     )
     flags = {name: value for name, value in vars(args).items() if name not in options.LOCAL_FLAGS}
-    runtime.check_ranks_agree(flags | {"the validation images": val.ids, "the training images": train.ids})
+    images = {"the validation images": val.ids, "the training images": train.ids, "the draws": train.shares}
+    runtime.check_ranks_agree(flags | images)
     workers = dataset.choose_num_workers(vars(args), args.num_classes, runtime.world_size, runtime.local_size)
     loading = args.batch_size, workers, runtime.is_accelerator, runtime.rank, runtime.world_size
     if args.evaluate:

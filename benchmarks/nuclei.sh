@@ -17,8 +17,9 @@ python train.py inputs/dsb2018_192_borders --device cpu --amp --channels_last --
 python train.py --device cpu --amp --channels_last --resume auto --name nuclei --recipe nuclei
 python train.py --device cpu --amp --channels_last --name nuclei_from_two --recipe nuclei --pretrained --resume models/two_outputs/model_best.pth.tar --crop_diameter 24 --epochs 14 --lr 1e-3
 
-# Connected regions: nothing falls below a neck of 0. All settings are given, so that tuned ones have no effect.
-python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --threshold 0.5 --smoothing 0 --neck 0 --min_area 1 --output outputs/regions
+# Connected regions: nothing falls below a neck of 0. All settings that one output uses are given, so that tuned
+# ones have no effect.
+python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --threshold 0.5 --smoothing 0 --neck 0 --min_area 1 --min_confidence 0 --output outputs/regions
 
 # The settings of the splitter are found on training images alone.
 python val.py --device cpu --name one_output --raw inputs/stage1_train.zip --tta --tune

@@ -17,12 +17,12 @@ from runtime.errors import InputError
 class SplitSettings(NamedTuple):
     """How probabilities become nuclei; `val.py --tune` finds the values for a model.
 
-    threshold: a pixel belongs to a nucleus if its probability is above it. border_threshold: a pixel belongs to a
-    border if the probability of that is above it, never if it is 1; only for models that predict borders. smoothing:
-    of the depth, standard deviation in pixels. neck: two peaks of the depth are two nuclei if the depth between them
-    falls below this share of the lower peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
-    min_confidence: from 0 to 1, how far the mean probability of a nucleus must lie above the threshold on the way to 1;
-    fainter ones are dropped.
+    threshold: a pixel belongs to a nucleus if its probability is above it. border_threshold: a pixel is on a border if
+    its border probability is above it; 1: there are no borders. Only for models that predict borders. smoothing: of the
+    depth, standard deviation in pixels. neck: two peaks of the depth are two nuclei if the depth between them falls
+    below this share of the lower peak. min_area: of a nucleus, in pixels; smaller ones are dropped.
+    min_confidence: c, from 0 to 1. A nucleus is dropped if the mean probability of its pixels above the threshold is
+    below threshold + c * (1 - threshold).
     """
 
     threshold: float = 0.5
@@ -95,10 +95,17 @@ def find_nuclei(probability: np.ndarray, settings: SplitSettings) -> np.ndarray:
     # a region without a peak, as one that fills the whole image, is one nucleus
     peaks |= mask & ~has_peak[regions]
     labels = watershed(-depth, label_regions(peaks, connectivity=2), mask=mask)
-    areas = np.bincount(labels.ravel())
-    least = settings.threshold + settings.min_confidence * (1 - settings.threshold)
-    confident = np.bincount(labels.ravel(), nuclei.ravel()) >= least * areas
-    return keep_labels(labels, (areas >= settings.min_area) & confident)
+    return keep_labels(
+        labels, (np.bincount(labels.ravel()) >= settings.min_area) & _are_confident(labels, nuclei, settings)
+    )
+
+
+def _are_confident(labels: np.ndarray, nuclei: np.ndarray, settings: SplitSettings) -> np.ndarray:
+    """Return for each label if its mean probability is high enough; filled holes do not count into the mean."""
+    above = np.where(nuclei > settings.threshold, nuclei - settings.threshold, 0)
+    counts = np.bincount(labels[above > 0], minlength=labels.max() + 1)
+    least = settings.min_confidence * (1 - settings.threshold)
+    return np.bincount(labels.ravel(), above.ravel()) >= least * counts
 
 
 def label_masks(masks: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 # Copyright 2026 The UNet for PyTorch Authors
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
-"""A guess at how an image was taken, so that scores can be compared by kind of image."""
+"""A guess at how an image was taken, for scores by kind of image, and for balanced draws."""
 
 import numpy as np
 

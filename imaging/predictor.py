@@ -93,7 +93,8 @@ class Predictor:
         diameter = self.crop_diameter * max(1, max(image.shape) / FIRST_PASS_SIDE)
         for _ in range(MAX_PASSES):
             used, probability = diameter, self._predict_scaled(image, diameter)
-            found = median_diameter(find_nuclei(probability, SplitSettings()))
+            # at a wrong scale, nuclei may be faint
+            found = median_diameter(find_nuclei(probability, SplitSettings(min_confidence=0)))
             diameter = found or used
             if max(used, diameter) / min(used, diameter) < CLOSE_ENOUGH:
                 break

@@ -75,8 +75,8 @@ GROUPS = {
             AUGMENTATIONS, fast="turns", nuclei="nuclei", same_run=True),
         "crop_diameter": Flag(0.0, real(0, below=4096), "cut the inputs out of images scaled so that their nuclei have "
             "this diameter, in pixels; 0: resize whole images", nuclei=24.0, same_run=True, input=True),
-        "balance": Flag(False, true_or_false, "draw images of rare kinds, and those that hold many crops, more often",
-            nuclei=True, same_run=True),
+        "balance": Flag(False, true_or_false, "draw images of rare kinds more often, and with --crop_diameter also "
+            "those that hold many crops", nuclei=True, same_run=True, image_order=True),
         "normalization": Flag("standard", None,
             "standard: by the published mean and std; image: by the mean and std of each image", NORMALIZATIONS,
             fast="image", nuclei="image", same_run=True, input=True),

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0. SPDX-License-Identifier: Apache-2.0
 """In which order, and by which rank, the samples of an epoch are taken."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -11,10 +11,11 @@ from runtime.errors import InputError
 
 
 class EpochBatchSampler(Sampler):
-    """Yields one rank's share of each full batch, as a list of (epoch, index), in an order by (seed, epoch) alone.
+    """Yields one rank's share of each full batch, as a list of (epoch, index), in an order by (seed, epoch) and shares.
 
-    shares: None, or of the draws that each sample gets, (size,), with a sum of 1. An epoch then draws as many samples
-    with replacement. The draw number k of sample i has the index i + k * size, so that each draw is augmented anew.
+    shares: the probability of each of the `size` samples at each draw. An epoch then draws `size` samples with
+    replacement; if draw k is sample i, its index is i + k * size, so that each draw is augmented anew. None: an epoch
+    takes each sample once.
     """
 
     def __init__(
@@ -24,7 +25,7 @@ class EpochBatchSampler(Sampler):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        shares: np.ndarray | None = None,
+        shares: Sequence[float] | None = None,
     ):
         self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, seed, 0, 0
         self.shares = shares

@@ -123,6 +123,11 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("small"), numbered_ids(23))
 
 
+def test_a_loop_over_the_samples_ends(small_set: Path) -> None:
+    data = open_set(small_set, numbered_ids(23), val_transform(24, 24))
+    assert [meta["img_id"] for _, _, meta in data] == numbered_ids(23)
+
+
 def run_epochs(root: Path, workers: int, seed: int = 5, epochs: tuple[int, ...] = (0, 1)) -> list[list]:
     data = open_set(root, numbered_ids(23), train_transform(32, 32), seed=seed)
     loader = dataset.train_loader(data, 4, workers)

@@ -378,6 +378,8 @@ def test_a_side_that_is_no_multiple_gets_its_neighbors(
         ("preprocess_dsb2018.py", "--img_size -1", "--img_size"),
         ("train.py", "--loss BorderLoss", "--loss BorderLoss needs --num_classes 2"),
         ("val.py", "--neck 1", "--neck"),
+        ("val.py", "--border_threshold 1.1", "--border_threshold"),
+        ("val.py", "--min_confidence 1", "--min_confidence"),
         ("val.py", "--tune --all", "--tune uses the training images; leave out --all"),
         ("demo.py", "--input x --overlap 512", "--overlap 512 must be less than --tile 512"),
         ("demo.py", "--tile 512", "--tile is for images that --input names"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imaging.balance import Balance
+from runtime.errors import InputError
 
 DARK, WHITE = np.full((20, 30, 3), 5, np.uint8), np.full((20, 30, 3), 240, np.uint8)
 PINK = WHITE - np.array([60, 120, 0], np.uint8)
@@ -39,6 +40,11 @@ def test_images_of_a_kind_count_by_the_square_root_of_their_crops() -> None:
 def test_the_training_part_alone_counts() -> None:
     images = {"a": (DARK, 1), "b": (DARK, 1), "c": (WHITE, 1)}
     assert balance_of(images).shares(["a", "b"]) == pytest.approx([0.5, 0.5])
+
+
+def test_a_training_part_that_cannot_be_read_at_all_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^no training image can be read; the reasons are given above$"):
+        balance_of({"validation": (DARK, 1)}).shares(["bad", "worse"])
 
 
 def test_images_that_could_not_be_read_are_not_drawn() -> None:

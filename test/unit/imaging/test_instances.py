@@ -134,6 +134,16 @@ def test_nuclei_are_dropped_by_their_mean_probability() -> None:
         assert find_nuclei(probability, SplitSettings(min_confidence=least)).max() == count, least
 
 
+@pytest.mark.parametrize("hole", [0.1, 0.45])
+def test_a_hole_does_not_make_a_nucleus_fainter(hole: float) -> None:
+    probability = np.zeros((1, 40, 40), np.float32)
+    probability[0][disks((40, 40), (20, 20, 12)) > 0] = 0.6
+    probability[0][disks((40, 40), (20, 20, 8)) > 0] = hole  # most of the nucleus
+    for least, count in ((0, 1), (0.19, 1), (0.21, 0)):
+        found = find_nuclei(probability, SplitSettings(smoothing=0, neck=0, min_confidence=least))
+        assert found.max() == count and (not count or found[20, 20] == 1), least
+
+
 @pytest.mark.parametrize("classes", [1, 2])
 def test_an_image_without_nuclei(classes: int) -> None:
     labels = find_nuclei(np.zeros((classes, 20, 30), np.float32), SplitSettings())

@@ -35,6 +35,16 @@ def test_the_threshold_that_the_images_need_is_found() -> None:
     assert defaults["score"] == pytest.approx(np.mean([iou_of_masks(np.zeros((60, 60)), true) for _, true in images]))
 
 
+def test_the_confidence_that_the_images_need_is_found() -> None:
+    probability = blurred_square(20, 0.95)
+    probability[0, 40:50, 40:50] = 0.66  # no nucleus, and no threshold tells it from the edge of the true one
+    probability[0, 10:30, 10:12] = 0.66
+    true = np.zeros((60, 60), np.int32)
+    true[10:30, 10:30] = 1
+    best, score, _ = tuning.tune([(probability, true)], iou_of_masks, SplitSettings(), fixed=["threshold"])
+    assert score == 1 and 0.32 < best.min_confidence < 0.9
+
+
 def test_settings_that_cannot_be_improved_stay() -> None:
     probability = blurred_square(20, 0.99)
     start = SplitSettings(threshold=0.45, min_area=11)

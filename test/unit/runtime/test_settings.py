@@ -300,7 +300,7 @@ SAME_RUN = {
     *("arch", "deep_supervision", "num_classes", "input_channels", "input_h", "input_w", "batch_size", "seed"),
     *("loss", "optimizer", "lr", "weight_decay", "scheduler", "sync_bn"),
     *("augmentation", "normalization", "divide_twice", "inner_split", "ema", "channel", "crop_diameter"),
-    "performance",
+    *("balance", "performance"),
 }
 SAME_RUN_WITH = {
     ("optimizer", "Adam"): set(),
@@ -334,7 +334,10 @@ def test_a_run_that_does_not_record_a_flag_had_its_default():
     assert run_differences({"lr": 1e-3}, ema, options.FLAGS) == {"ema": "--ema 0.0 there and 0.5 here"}
 
 
-@pytest.mark.parametrize("changed, begins_anew", [({"config": {"lr": 1.0}}, False), ({"data": {"images": 8}}, True)])
+@pytest.mark.parametrize(
+    "changed, begins_anew",
+    [({"config": {"lr": 1.0}}, False), ({"config": {"balance": True}}, True), ({"data": {"images": 8}}, True)],
+)
 def test_an_epoch_of_other_images_begins_anew(capsys, changed, begins_anew):
     checkpoint, data = checkpoint_of(step=2, **changed), checkpoint_of()["data"]
     args = options.parse_train(["--epochs", "3", "--resume_anyway"])
