@@ -28,9 +28,9 @@ class SplitSettings(NamedTuple):
     threshold: float = 0.5
     border_threshold: float = 0.5
     smoothing: float = 1.0
-    neck: float = 0.85
+    neck: float = 0.9
     min_area: int = 10
-    min_confidence: float = 0.2
+    min_confidence: float = 0.0
 
 
 def choose_settings(recorded: object, given: Mapping[str, float | None], source: object) -> SplitSettings:

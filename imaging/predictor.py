@@ -20,6 +20,7 @@ from runtime.errors import InputError
 
 MAX_PASSES = 3  # that estimate the diameter
 CLOSE_ENOUGH = 1.15  # ratio of two estimates
+ESTIMATE_SETTINGS = SplitSettings(neck=0.85)  # better than the default neck if the network predicts borders
 MAX_WHOLE_PIXELS = 1024 * 1024  # of an input; a UNet needs about 1.4 KB of memory for each
 FIRST_PASS_SIDE = 1024  # pixels; the first pass over a larger image is made at a smaller scale
 
@@ -93,8 +94,7 @@ class Predictor:
         diameter = self.crop_diameter * max(1, max(image.shape) / FIRST_PASS_SIDE)
         for _ in range(MAX_PASSES):
             used, probability = diameter, self._predict_scaled(image, diameter)
-            # at a wrong scale, nuclei may be faint
-            found = median_diameter(find_nuclei(probability, SplitSettings(min_confidence=0)))
+            found = median_diameter(find_nuclei(probability, ESTIMATE_SETTINGS))
             diameter = found or used
             if max(used, diameter) / min(used, diameter) < CLOSE_ENOUGH:
                 break

@@ -220,12 +220,12 @@ def _add_nuclei(parser: FlagParser) -> None:
         ("threshold", share, "a nucleus pixel is above this (default: as tuned, else 0.5)"),
         ("border_threshold", real(0, below=1.001), "a border pixel is above this (default: as tuned, else 0.5)"),
         ("smoothing", real(0, below=10), "of the depth of nuclei, in pixels (default: as tuned, else 1)"),
-        ("neck", share, "nuclei are split if the depth falls below this share (default: as tuned, else 0.85)"),
+        ("neck", share, "nuclei are split if the depth falls below this share (default: as tuned, else 0.9)"),
         ("min_area", whole(1, 10**6), "of a nucleus, in pixels (default: as tuned, else 10)"),
         (
             "min_confidence",
             share,
-            "nuclei of less are dropped; 0: probability at the threshold, 1: certain (default: as tuned, else 0.2)",
+            "nuclei of less are dropped; 0: probability at the threshold, 1: certain (default: as tuned, else 0)",
         ),
         ("diameter", real(0, open_end=True, below=10_000), "of the nuclei, in pixels (default: estimated if needed)"),
     ):
