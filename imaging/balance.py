@@ -42,7 +42,7 @@ class Balance:
         """Return a line on the images of each kind and their shares."""
         shares, kinds = np.array(self.shares(ids)), np.array([self.kinds.get(img_id, "") for img_id in ids])
         parts = [
-            f"{kind} {shares[kinds == kind].sum():.0%} ({np.count_nonzero(kinds == kind)} of {len(ids)} images)"
+            f"{shares[kinds == kind].sum():.0%} {kind} ({np.count_nonzero(kinds == kind)} of {len(ids)} images)"
             for kind in KINDS
             if kind in kinds
         ]

@@ -181,7 +181,7 @@ def test_rare_kinds_are_drawn_more_often_and_augmented_anew(tmp_path: Path, caps
     rare = train.ids[4]
     cv2.imwrite(str(train.folder.image_path(rare)), noise() // 10)  # dark, unlike the others, which are colored
     train, _ = dataset.open_dataset(root, 1, SETTINGS | {"balance": True})
-    shares = "draws: fluorescence 20% (1 of 18 images), stained tissue 80% (17 of 18 images)"  # 1 : √17
+    shares = "draws: 20% fluorescence (1 of 18 images), 80% stained tissue (17 of 18 images)"  # 1 : √17
     assert shares in capsys.readouterr().out
     batches = [(x, meta["img_id"]) for x, _, meta in dataset.train_loader(train, 9, 0)]
     images = [image for x, batch_ids in batches for image, img_id in zip(x, batch_ids) if img_id == rare]

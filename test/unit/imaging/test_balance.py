@@ -25,8 +25,8 @@ def test_kinds_count_by_the_square_root_of_their_number() -> None:
     assert shares == pytest.approx(np.array([4 / 16] * 16 + [2 / 4] * 4 + [1]) / 7)
     line = balance_of(images).describe(list(images))
     assert line == (
-        "draws: fluorescence 57% (16 of 21 images), stained tissue 29% (4 of 21 images), "
-        "brightfield 14% (1 of 21 images)"
+        "draws: 57% fluorescence (16 of 21 images), 29% stained tissue (4 of 21 images), "
+        "14% brightfield (1 of 21 images)"
     )
 
 
@@ -50,4 +50,4 @@ def test_a_training_part_that_cannot_be_read_at_all_is_refused() -> None:
 def test_images_that_could_not_be_read_are_not_drawn() -> None:
     balance = balance_of({"a": (DARK, 1), "b": (WHITE, 1)})
     assert balance.shares(["a", "bad", "b"]) == pytest.approx([0.5, 0, 0.5])
-    assert balance.describe(["a", "bad"]) == "draws: fluorescence 100% (1 of 2 images)"
+    assert balance.describe(["a", "bad"]) == "draws: 100% fluorescence (1 of 2 images)"
