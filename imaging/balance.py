@@ -13,8 +13,8 @@ class Balance:
 
     A kind of image is drawn in proportion to the square root of its number of images, and an image within its kind in
     proportion to the square root of the number of crops that it holds. The square root is a compromise between drawing
-    all images equally often, and all kinds and crops equally often. The network would overfit the few images of a rare
-    kind that is drawn as often as the others.
+    all images equally often, and all kinds and crops equally often: a network may overfit the few images of a rare kind
+    if it is drawn as often as the others.
     """
 
     def __init__(self):
